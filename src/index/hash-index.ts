@@ -1,0 +1,45 @@
+/**
+ * What the engine asks of a deduplication index: advice, for whole batches. Advice is a hint where a
+ * block with that name may lie. It is never trusted: the engine reads and compares before it shares.
+ * A wrong, stale or missing answer costs space or time, never data.
+ *
+ * Names are 16 bytes each (MurmurHash3-x64-128 of the block), name i at bytes 16·i of `names`.
+ */
+
+/** Where the block with some name lies: columns, one row a name. */
+export interface Advice {
+  /** Physical block, or 0 where the index knows none. */
+  readonly pbn: Float64Array;
+  /** Mapping state: 1 uncompressed, 2 + k slot k of a compressed block. */
+  readonly state: Uint8Array;
+}
+
+export interface IndexStatistics {
+  /** Names the index holds now. */
+  entriesIndexed: number;
+  queriesFound: number;
+  queriesNotFound: number;
+  updatesFound: number;
+  updatesNotFound: number;
+  entriesDiscarded: number;
+  /** Bytes of memory the index occupies. */
+  memoryBytes: number;
+}
+
+export interface HashIndex {
+  /** `uds`, `level`, `memory` or `off`: what `info` and `stats` call it. */
+  readonly kind: string;
+  /**
+   * Looks up `count` names and fills rows 0 … count − 1 of `advice`. May return at once where
+   * nothing has to be read.
+   */
+  lookup(names: Uint8Array, count: number, advice: Advice): Promise<void> | void;
+  /**
+   * Says where `count` names lie now, replacing what was known. The arrays belong to the caller
+   * again when the call ends.
+   */
+  update(names: Uint8Array, count: number, locations: Advice): Promise<void> | void;
+  statistics(): IndexStatistics;
+  /** Saves what is to be kept. Called when the volume is closed, before its super block is. */
+  close(): Promise<void>;
+}
