@@ -1,0 +1,91 @@
+/**
+ * The one piece of memory that blocks live in while uvdo works on them: a shared `WebAssembly.Memory`
+ * cut into regions when it is made and never grown. The WebAssembly kernels and every worker thread
+ * see the same bytes, so nothing is copied to be hashed, compared or compressed.
+ *
+ * Row r of every region belongs to one request:
+ *
+ *     control    4 KiB              words that the pool and its workers share
+ *     scratch    16 × 8 KiB         tables of the kernels, one per thread
+ *     rowList    rows × 4           rows of the job at hand
+ *     names      rows × 16          record names
+ *     sizes      rows × 2           sizes of fragments
+ *     zero       rows × 1           1 = the block is all zeros
+ *     blocks     rows × 4096        block r at 4096·r, aligned to 4096
+ *     fragments  rows × 4096        raw LZ4 blocks
+ *     verify     rows × 4096        blocks read back to be compared
+ *
+ * Pages that were never touched take no memory. All regions start at multiples of 4096.
+ */
+import { assert } from '../base/assert.ts';
+import { BLOCK_SIZE, RECORD_NAME_SIZE } from '../base/constants.ts';
+
+const WASM_PAGE_SIZE = 65536;
+/** The first page is left to the WebAssembly module (it has no static data today). */
+const FIRST_REGION = WASM_PAGE_SIZE;
+const CONTROL_SIZE = 4096;
+/** Threads that can run kernels at once: the caller and its workers. */
+export const MAX_THREADS = 16;
+const SCRATCH_SIZE = 8192;
+/** Keeps all offsets far below 2^31. */
+const MAX_ROWS = 65536;
+
+export class Arena {
+  readonly rows: number;
+  readonly memory: WebAssembly.Memory;
+  readonly control: Int32Array;
+  readonly rowList: Int32Array;
+  readonly blocks: Uint8Array;
+  readonly names: Uint8Array;
+  readonly zero: Uint8Array;
+  readonly fragments: Uint8Array;
+  /** 0 = the block does not fit in 4059 bytes. */
+  readonly fragmentSizes: Uint16Array;
+  readonly verify: Uint8Array;
+  readonly #scratch: number;
+
+  /** With `memory`, a view of an arena of the same number of rows made by another thread. */
+  constructor(rows: number, memory?: WebAssembly.Memory) {
+    assert(Number.isInteger(rows) && rows > 0 && rows <= MAX_ROWS, 'rows of an arena');
+    let end = FIRST_REGION;
+    const region = (size: number): number => {
+      const start = end;
+      end += Math.ceil(size / BLOCK_SIZE) * BLOCK_SIZE;
+      return start;
+    };
+    const control = region(CONTROL_SIZE);
+    this.#scratch = region(MAX_THREADS * SCRATCH_SIZE);
+    const rowList = region(rows * 4);
+    const names = region(rows * RECORD_NAME_SIZE);
+    const sizes = region(rows * 2);
+    const zero = region(rows);
+    const blocks = region(rows * BLOCK_SIZE);
+    const fragments = region(rows * BLOCK_SIZE);
+    const verify = region(rows * BLOCK_SIZE);
+    const pages = Math.ceil(end / WASM_PAGE_SIZE);
+    this.rows = rows;
+    this.memory =
+      memory ?? new WebAssembly.Memory({ initial: pages, maximum: pages, shared: true });
+    const { buffer } = this.memory;
+    assert(buffer.byteLength === pages * WASM_PAGE_SIZE, 'size of the arena');
+    this.control = new Int32Array(buffer, control, CONTROL_SIZE / 4);
+    this.rowList = new Int32Array(buffer, rowList, rows);
+    this.names = new Uint8Array(buffer, names, rows * RECORD_NAME_SIZE);
+    this.fragmentSizes = new Uint16Array(buffer, sizes, rows);
+    this.zero = new Uint8Array(buffer, zero, rows);
+    this.blocks = new Uint8Array(buffer, blocks, rows * BLOCK_SIZE);
+    this.fragments = new Uint8Array(buffer, fragments, rows * BLOCK_SIZE);
+    this.verify = new Uint8Array(buffer, verify, rows * BLOCK_SIZE);
+  }
+
+  /** Bytes of address space, resident only where touched. */
+  get size(): number {
+    return this.memory.buffer.byteLength;
+  }
+
+  /** Offset in the memory of the kernels' table for one thread. */
+  scratchOf(thread: number): number {
+    assert(thread >= 0 && thread < MAX_THREADS, 'thread of a scratch table');
+    return this.#scratch + thread * SCRATCH_SIZE;
+  }
+}
