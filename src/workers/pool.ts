@@ -1,0 +1,246 @@
+/**
+ * Hashing and compressing on several threads over one arena: pure work, nothing else leaves the
+ * thread that owns the volume's state. The words worker, thread and Atomics end in this folder;
+ * everyone else awaits a function over rows.
+ *
+ * - The calling thread does its share. A small job runs on it alone, since waking a core costs 50 µs.
+ * - One job at a time; a second one waits for the first.
+ * - A worker that dies fails the job at hand with `Io`, never hangs it; later jobs go on without it.
+ * - Idle workers use no processor and do not keep the process alive.
+ */
+import { existsSync } from 'node:fs';
+import { availableParallelism } from 'node:os';
+import { Worker } from 'node:worker_threads';
+import { assert } from '../base/assert.ts';
+import { VdoError } from '../base/errors.ts';
+import { MAX_THREADS, type Arena } from '../kernels/arena.ts';
+import { createKernels, type Kernels } from '../kernels/kernels.ts';
+import * as protocol from './protocol.ts';
+
+export interface ComputePool {
+  /** Threads beside the calling one; 0 where all runs inline. */
+  readonly workers: number;
+  /** The kernels of the calling thread, for single comparisons. */
+  readonly kernels: Kernels;
+  /** Fills `names` and `zero` of rows `first` … `end` − 1. Fails with `Io` if a worker dies. */
+  hash(first: number, end: number): Promise<void> | void;
+  /**
+   * Fills `fragments` and `fragmentSizes` of the first `count` of `rows`, each named once. `rows` is
+   * the caller's again when the call ends. Fails with `Io` if a worker dies.
+   */
+  compress(rows: Int32Array, count: number): Promise<void> | void;
+  /** Ends the workers, after the job at hand. Later jobs run inline. */
+  close(): Promise<void>;
+}
+
+/** Fewer rows than these run inline: some 60 µs of work. */
+const HASH_INLINE_ROWS = 192;
+const COMPRESS_INLINE_ROWS = 6;
+/** Rows taken at once: enough to be cheap to share out, few enough that the last ones end together. */
+const HASH_CHUNK_ROWS = 64;
+const COMPRESS_CHUNK_ROWS = 4;
+/** The calling thread lets its event loop turn after working this long. */
+const SLICE_MS = 1;
+/** How long the calling thread sleeps for the last chunks of others before its event loop turns. */
+const TAIL_MS = 1;
+const MAX_DEFAULT_WORKERS = 7;
+
+/** One worker per core, less the calling thread's; at most seven: the state is serial beyond. */
+export function defaultWorkers(): number {
+  return Math.max(0, Math.min(availableParallelism() - 1, MAX_DEFAULT_WORKERS));
+}
+
+/**
+ * A pool of `workers` threads, 0 … 15, over `arena`; 0 = all inline and synchronous. Run from its
+ * TypeScript sources it uses the built worker, or runs inline where nothing is built. Fails with
+ * `Io` where a thread cannot start. `workerUrl` is for tests.
+ */
+export async function createPool(
+  arena: Arena,
+  workers: number,
+  workerUrl: URL | null = findWorker(),
+): Promise<ComputePool> {
+  assert(Number.isInteger(workers) && workers >= 0 && workers < MAX_THREADS, 'number of workers');
+  const kernels = createKernels(arena);
+  if (workers === 0 || workerUrl === null) return new InlinePool(arena, kernels);
+  const members = Array.from({ length: workers }, (_, index) => newMember(workerUrl, arena, index));
+  try {
+    await Promise.all(members.map(started));
+  } catch (error) {
+    await Promise.all(members.map(({ worker }) => worker.terminate()));
+    throw error;
+  }
+  return new ThreadPool(arena, kernels, members);
+}
+
+/** Beside this file when built; in dist/ when this file runs from its source; null where neither. */
+function findWorker(): URL | null {
+  const places = ['./worker.js', '../../dist/src/workers/worker.js'];
+  const urls = places.map((place) => new URL(place, import.meta.url));
+  return urls.find((url) => existsSync(url)) ?? null;
+}
+
+class InlinePool implements ComputePool {
+  readonly workers = 0;
+  readonly kernels: Kernels;
+  readonly #arena: Arena;
+
+  constructor(arena: Arena, kernels: Kernels) {
+    this.#arena = arena;
+    this.kernels = kernels;
+  }
+
+  hash(first: number, end: number): void {
+    this.kernels.hash(first, end);
+  }
+
+  compress(rows: Int32Array, count: number): void {
+    protocol.compressRows(this.#arena, rows, 0, count);
+  }
+
+  close(): Promise<void> {
+    return Promise.resolve();
+  }
+}
+
+/** One worker as the calling thread sees it. */
+interface Member {
+  readonly worker: Worker;
+  readonly index: number;
+  /** Why it died, once it has. */
+  death: unknown;
+}
+
+function newMember(url: URL, arena: Arena, index: number): Member {
+  const worker = new Worker(url, {
+    name: `uvdo-${index}`,
+    workerData: { rows: arena.rows, memory: arena.memory, index },
+  });
+  const member: Member = { worker, index, death: null };
+  worker.on('error', (cause) => (member.death ??= cause));
+  worker.on(
+    'exit',
+    (code) => (member.death ??= new Error(`worker thread ended with code ${code}`)),
+  );
+  return member;
+}
+
+/** Waits for the first sign of life; from then on the worker does not keep the process alive. */
+function started(member: Member): Promise<void> {
+  const { worker, index } = member;
+  return new Promise((resolve, reject) => {
+    worker.once('exit', () => {
+      reject(new VdoError('Io', 'a worker thread did not start', { worker: index }, member.death));
+    });
+    worker.once('message', () => {
+      worker.unref();
+      resolve();
+    });
+  });
+}
+
+const eventLoopTurn = (): Promise<void> => new Promise((resolve) => setImmediate(resolve));
+
+class ThreadPool implements ComputePool {
+  readonly kernels: Kernels;
+  readonly #arena: Arena;
+  readonly #control: Int32Array;
+  #crew: Member[];
+  /** The job before the next one. */
+  #last: Promise<void> = Promise.resolve();
+
+  constructor(arena: Arena, kernels: Kernels, crew: Member[]) {
+    this.#arena = arena;
+    this.#control = arena.control;
+    this.kernels = kernels;
+    this.#crew = crew;
+  }
+
+  get workers(): number {
+    return this.#crew.length;
+  }
+
+  hash(first: number, end: number): Promise<void> | void {
+    assert(first >= 0 && first <= end && end <= this.#arena.rows, 'rows to hash');
+    if (end - first < HASH_INLINE_ROWS || this.#crew.length === 0) {
+      return this.kernels.hash(first, end);
+    }
+    return this.#queue(() => this.#run(protocol.HASH, first, end, HASH_CHUNK_ROWS));
+  }
+
+  compress(rows: Int32Array, count: number): Promise<void> | void {
+    const { rowList } = this.#arena;
+    assert(count >= 0 && count <= rows.length && count <= rowList.length, 'rows to compress');
+    if (count < COMPRESS_INLINE_ROWS || this.#crew.length === 0) {
+      return protocol.compressRows(this.#arena, rows, 0, count);
+    }
+    return this.#queue(() => {
+      rowList.set(rows.subarray(0, count));
+      return this.#run(protocol.COMPRESS, 0, count, COMPRESS_CHUNK_ROWS);
+    });
+  }
+
+  async close(): Promise<void> {
+    await this.#queue(async () => {
+      const crew = this.#crew;
+      this.#crew = [];
+      await Promise.all(crew.map(({ worker }) => worker.terminate()));
+    });
+  }
+
+  #queue(job: () => Promise<void>): Promise<void> {
+    const result = this.#last.then(job);
+    this.#last = result.catch(() => {});
+    return result;
+  }
+
+  #open(job: number, first: number, end: number, chunk: number, helpers: number): void {
+    const control = this.#control;
+    Atomics.store(control, protocol.JOB, job);
+    Atomics.store(control, protocol.NEXT, first);
+    Atomics.store(control, protocol.END, end);
+    Atomics.store(control, protocol.CHUNK, chunk);
+    Atomics.store(control, protocol.FAILED, 0);
+    Atomics.add(control, protocol.STATE, 1);
+    Atomics.notify(control, protocol.STATE, helpers);
+  }
+
+  async #run(job: number, first: number, end: number, chunk: number): Promise<void> {
+    const share = { arena: this.#arena, kernels: this.kernels };
+    const chunks = Math.ceil((end - first) / chunk);
+    this.#open(job, first, end, chunk, Math.min(this.#crew.length, chunks - 1));
+    let failure: unknown = null;
+    try {
+      let until = performance.now() + SLICE_MS;
+      while (!protocol.takeChunks(share, () => performance.now() > until)) {
+        await eventLoopTurn();
+        until = performance.now() + SLICE_MS;
+      }
+    } catch (error) {
+      failure = error;
+      // Nobody takes another chunk; those taken are waited for, since the rows are the caller's.
+      Atomics.store(this.#control, protocol.NEXT, end);
+    }
+    Atomics.add(this.#control, protocol.STATE, 1);
+    for (const member of this.#crew) await this.#awaitIdle(member);
+    // One that died asleep has lost nothing: the others took its chunks.
+    const dead = this.#crew.find((member) => member.death !== null && this.#isBusy(member));
+    this.#crew = this.#crew.filter(({ death }) => death === null);
+    if (failure !== null) throw failure;
+    if (dead !== undefined || Atomics.load(this.#control, protocol.FAILED) !== 0) {
+      throw new VdoError('Io', 'a worker thread failed', { rows: end - first }, dead?.death);
+    }
+  }
+
+  #isBusy(member: Member): boolean {
+    return Atomics.load(this.#control, protocol.busyOf(member.index)) !== 0;
+  }
+
+  /** Waits until `member` has finished its last chunk, or is dead. */
+  async #awaitIdle(member: Member): Promise<void> {
+    const busy = protocol.busyOf(member.index);
+    while (member.death === null && this.#isBusy(member)) {
+      if (Atomics.wait(this.#control, busy, 1, TAIL_MS) === 'timed-out') await eventLoopTurn();
+    }
+  }
+}

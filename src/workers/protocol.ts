@@ -1,0 +1,67 @@
+/**
+ * How the calling thread and its workers share one job: words in the arena's control region, no
+ * messages. Both sides run `takeChunks`; a slow core takes fewer chunks, never holds up a fast one.
+ *
+ * - `STATE` is even while no job is open, odd while one is. Everything that describes the job is
+ *   written before `STATE` becomes odd and stays until it is even and every `busy` word is 0.
+ * - A worker sets its `busy` word first and looks at `STATE` second: after the caller has closed the
+ *   job, a worker is either seen to be busy, or sees that the job is closed.
+ * - `NEXT` is the place of the next chunk, taken by an atomic addition.
+ */
+import { BLOCK_SIZE } from '../base/constants.ts';
+import type { Arena } from '../kernels/arena.ts';
+import type { Kernels } from '../kernels/kernels.ts';
+import { compressBlock } from '../kernels/lz4.ts';
+
+/** Places in the control words, 16 apart: each in a cache line of its own. */
+export const STATE = 0;
+export const NEXT = 16;
+export const JOB = 32;
+export const END = 33;
+export const CHUNK = 34;
+/** Set by a worker that ran into an exception: the job has failed. */
+export const FAILED = 48;
+const FIRST_BUSY = 64;
+
+export const HASH = 1;
+export const COMPRESS = 2;
+
+/** Place of the word that is 1 while worker `n` = 0, 1 … works. */
+export const busyOf = (n: number): number => FIRST_BUSY + 16 * n;
+
+/**
+ * What a thread needs to take part. `compress` is a job over places of the arena's row list, `hash`
+ * one over rows.
+ */
+export interface Share {
+  readonly arena: Arena;
+  readonly kernels: Kernels;
+}
+
+/** Compresses places `first` … `end` − 1 of the row list. */
+export function compressRows(arena: Arena, rows: Int32Array, first: number, end: number): void {
+  for (let i = first; i < end; i++) {
+    const at = rows[i]! * BLOCK_SIZE;
+    arena.fragmentSizes[rows[i]!] = compressBlock(
+      arena.blocks.subarray(at, at + BLOCK_SIZE),
+      arena.fragments.subarray(at, at + BLOCK_SIZE),
+    );
+  }
+}
+
+/** Works on the open job until no chunk is left, or `pause` says so; true when none is left. */
+export function takeChunks(share: Share, pause?: () => boolean): boolean {
+  const { arena, kernels } = share;
+  const { control } = arena;
+  const job = Atomics.load(control, JOB);
+  const end = Atomics.load(control, END);
+  const chunk = Atomics.load(control, CHUNK);
+  for (;;) {
+    const first = Atomics.add(control, NEXT, chunk);
+    if (first >= end) return true;
+    const last = Math.min(first + chunk, end);
+    if (job === HASH) kernels.hash(first, last);
+    else compressRows(arena, arena.rowList, first, last);
+    if (pause?.()) return false;
+  }
+}

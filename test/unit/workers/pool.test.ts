@@ -1,0 +1,217 @@
+/**
+ * The pool inline and on threads. Threads need the built worker: `npm test` of a checkout that was
+ * not built tests the inline pool alone, and says so.
+ */
+import { existsSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { pathToFileURL } from 'node:url';
+import { afterAll, describe, expect, it } from 'vitest';
+import { compressibleFill, randomFill } from '../../../bench/data.ts';
+import { Arena } from '../../../src/kernels/arena.ts';
+import { referenceKernels } from '../../../src/kernels/kernels.ts';
+import { decompressBlock } from '../../../src/kernels/lz4.ts';
+import { createPool, defaultWorkers, type ComputePool } from '../../../src/workers/pool.ts';
+
+const ROWS = 1024;
+const BLOCK = 4096;
+const BUILT = new URL('../../../dist/src/workers/worker.js', import.meta.url);
+const built = existsSync(BUILT);
+
+const directory = mkdtempSync(join(tmpdir(), 'uvdo-pool-'));
+afterAll(() => rmSync(directory, { recursive: true }));
+
+/** A worker that reports for duty and then does `body` with its control words. */
+function strangeWorker(name: string, body: string): URL {
+  const file = join(directory, `${name}.mjs`);
+  writeFileSync(
+    file,
+    `import { parentPort, workerData } from 'node:worker_threads';
+     const control = new Int32Array(workerData.memory.buffer, 65536, 1024);
+     const STATE = 0, BUSY = 64 + 16 * workerData.index;
+     ${body}`,
+  );
+  return pathToFileURL(file);
+}
+
+/** At work from the start: a pool that is quick would end the job before it wakes. */
+const AT_WORK = `const state = Atomics.load(control, STATE);
+  Atomics.store(control, BUSY, 1);
+  parentPort.postMessage('ready');
+  Atomics.wait(control, STATE, state);`;
+
+function filledArena(): Arena {
+  const arena = new Arena(ROWS);
+  const half = (ROWS / 2) * BLOCK;
+  compressibleFill(arena.blocks.subarray(0, half), 1);
+  randomFill(arena.blocks.subarray(half), 2);
+  for (let row = 5; row < ROWS; row += 10) {
+    arena.blocks.fill(0, row * BLOCK, (row + 1) * BLOCK);
+  }
+  return arena;
+}
+
+async function checkHash(arena: Arena, pool: ComputePool, first: number, end: number) {
+  arena.names.fill(0xaa);
+  arena.zero.fill(0xaa);
+  await pool.hash(first, end);
+  const names = arena.names.slice();
+  const zero = arena.zero.slice();
+  arena.names.fill(0xaa);
+  arena.zero.fill(0xaa);
+  referenceKernels(arena).hash(first, end);
+  expect(Buffer.compare(names, arena.names)).toBe(0);
+  expect(Buffer.compare(zero, arena.zero)).toBe(0);
+}
+
+async function checkCompress(arena: Arena, pool: ComputePool, rows: Int32Array, count: number) {
+  arena.fragmentSizes.fill(0xaaaa);
+  await pool.compress(rows, count);
+  const into = new Uint8Array(BLOCK);
+  const listed = new Set(rows.subarray(0, count));
+  for (let row = 0; row < ROWS; row++) {
+    const size = arena.fragmentSizes[row]!;
+    if (!listed.has(row)) {
+      expect(size).toBe(0xaaaa);
+      continue;
+    }
+    const noise = row >= ROWS / 2 && row % 10 !== 5;
+    expect(size === 0).toBe(noise);
+    if (noise) continue;
+    const at = row * BLOCK;
+    expect(decompressBlock(arena.fragments.subarray(at, at + size), into)).toBe(true);
+    expect(Buffer.compare(into, arena.blocks.subarray(at, at + BLOCK))).toBe(0);
+  }
+}
+
+const every = (step: number): Int32Array =>
+  Int32Array.from({ length: Math.ceil(ROWS / step) }, (_, i) => i * step);
+
+describe.each([0, ...(built ? [1, 3] : [])])('a pool of %i workers', (workers) => {
+  it('hashes and compresses as one thread does, small jobs and large ones', async () => {
+    const arena = filledArena();
+    const pool = await createPool(arena, workers);
+    expect(pool.workers).toBe(workers);
+    try {
+      for (const [first, end] of [
+        [0, ROWS],
+        [1, 700],
+        [8, 9],
+        [5, 5],
+      ] as const) {
+        await checkHash(arena, pool, first, end);
+      }
+      await checkCompress(arena, pool, every(1), ROWS);
+      await checkCompress(arena, pool, every(3), 200);
+      await checkCompress(arena, pool, every(7), 3);
+      await checkCompress(arena, pool, every(7), 0);
+    } finally {
+      await pool.close();
+    }
+    await checkHash(arena, pool, 0, ROWS);
+  });
+
+  it('keeps jobs that were asked for at once apart', async () => {
+    const arena = filledArena();
+    const pool = await createPool(arena, workers);
+    try {
+      const rows = every(2);
+      const jobs = [pool.hash(0, ROWS), pool.compress(rows, rows.length), pool.hash(0, ROWS)];
+      await Promise.all(jobs);
+      const names = arena.names.slice();
+      referenceKernels(arena).hash(0, ROWS);
+      expect(Buffer.compare(names, arena.names)).toBe(0);
+      expect(arena.fragmentSizes[0]).toBeGreaterThan(0);
+    } finally {
+      await pool.close();
+    }
+  });
+});
+
+describe('a pool', () => {
+  it('has a sensible default', () => {
+    expect(defaultWorkers()).toBeGreaterThanOrEqual(0);
+    expect(defaultWorkers()).toBeLessThanOrEqual(7);
+  });
+
+  it('refuses a number of workers that it cannot have', async () => {
+    const arena = new Arena(4);
+    await expect(createPool(arena, 16)).rejects.toThrow('number of workers');
+    await expect(createPool(arena, 0.5)).rejects.toThrow('number of workers');
+  });
+
+  it('runs many jobs in a row', { skip: !built }, async () => {
+    const arena = filledArena();
+    const pool = await createPool(arena, 2);
+    try {
+      arena.names.fill(0);
+      referenceKernels(arena).hash(0, ROWS);
+      const expected = arena.names.slice();
+      for (let i = 0; i < 300; i++) {
+        arena.names.fill(0);
+        await pool.hash(0, ROWS);
+        if (Buffer.compare(expected, arena.names) !== 0) expect.fail(`job ${i} left rows out`);
+      }
+    } finally {
+      await pool.close();
+    }
+  });
+
+  it('says so where a worker does not start', async () => {
+    const arena = new Arena(4);
+    const url = strangeWorker('stillborn', `throw new Error('no such luck');`);
+    await expect(createPool(arena, 2, url)).rejects.toMatchObject({
+      code: 'Io',
+      message: 'a worker thread did not start',
+    });
+  });
+
+  it('fails the job in which a worker dies, and goes on without it', async () => {
+    const arena = filledArena();
+    const url = strangeWorker(
+      'mortal',
+      `${AT_WORK}
+       process.exit(3);`,
+    );
+    const pool = await createPool(arena, 1, url);
+    await expect(pool.hash(0, ROWS)).rejects.toMatchObject({
+      code: 'Io',
+      message: 'a worker thread failed',
+    });
+    expect(pool.workers).toBe(0);
+    await checkHash(arena, pool, 0, ROWS);
+    await pool.close();
+  });
+
+  it('does not mind a worker that dies asleep', async () => {
+    const arena = filledArena();
+    const pool = await createPool(
+      arena,
+      1,
+      strangeWorker('sleeper', `parentPort.postMessage('ready');`),
+    );
+    await new Promise((resolve) => setTimeout(resolve, 300));
+    await checkHash(arena, pool, 0, ROWS);
+    expect(pool.workers).toBe(0);
+    await pool.close();
+  });
+
+  it('waits for a slow worker without keeping the event loop', async () => {
+    const arena = filledArena();
+    const url = strangeWorker(
+      'slow',
+      `${AT_WORK}
+       Atomics.wait(control, 1000, 0, 100);
+       Atomics.store(control, BUSY, 0);
+       Atomics.notify(control, BUSY);
+       Atomics.wait(control, 1000, 0);`,
+    );
+    const pool = await createPool(arena, 1, url);
+    let turns = 0;
+    const timer = setInterval(() => turns++, 5);
+    await pool.hash(0, ROWS);
+    clearInterval(timer);
+    expect(turns).toBeGreaterThan(3);
+    await pool.close();
+  });
+});
