@@ -26,21 +26,22 @@ export interface ComputePool {
   hash(first: number, end: number): Promise<void> | void;
   /**
    * Fills `fragments` and `fragmentSizes` of the first `count` of `rows`, each named once. `rows` is
-   * the caller's again when the call ends. Fails with `Io` if a worker dies.
+   * the caller's again when the call ends. More than a few rows take turns of the event loop, whatever
+   * the number of workers. Fails with `Io` if a worker dies.
    */
   compress(rows: Int32Array, count: number): Promise<void> | void;
   /** Ends the workers, after the job at hand. Later jobs run inline. */
   close(): Promise<void>;
 }
 
-/** Fewer rows than these run inline: some 60 µs of work. */
+/** Fewer rows than these run inline: some 60 to 150 µs of work. */
 const HASH_INLINE_ROWS = 192;
-const COMPRESS_INLINE_ROWS = 6;
+const COMPRESS_INLINE_ROWS = 24;
 /** Rows taken at once: enough to be cheap to share out, few enough that the last ones end together. */
 const HASH_CHUNK_ROWS = 64;
-const COMPRESS_CHUNK_ROWS = 4;
-/** The calling thread lets its event loop turn after working this long. */
-const SLICE_MS = 1;
+const COMPRESS_CHUNK_ROWS = 16;
+/** Rows compressed on the calling thread alone before its event loop must turn (see `doShare`). */
+const COMPRESS_ROWS_PER_TURN = 16;
 /** How long the calling thread sleeps for the last chunks of others before its event loop turns. */
 const TAIL_MS = 1;
 const MAX_DEFAULT_WORKERS = 7;
@@ -51,7 +52,7 @@ export function defaultWorkers(): number {
 }
 
 /**
- * A pool of `workers` threads, 0 … 15, over `arena`; 0 = all inline and synchronous. Run from its
+ * A pool of `workers` threads, 0 … 15, over `arena`; 0 = all inline. Run from its
  * TypeScript sources it uses the built worker, or runs inline where nothing is built. Fails with
  * `Io` where a thread cannot start. `workerUrl` is for tests.
  */
@@ -80,22 +81,47 @@ function findWorker(): URL | null {
   return urls.find((url) => existsSync(url)) ?? null;
 }
 
+/** Compresses on the calling thread: at once where few rows were compressed since it last waited. */
+class InlineCompressor {
+  readonly #arena: Arena;
+  #rowsSinceTurn = 0;
+
+  constructor(arena: Arena) {
+    this.#arena = arena;
+  }
+
+  compress(rows: Int32Array, count: number): Promise<void> | void {
+    if (this.#rowsSinceTurn + count > COMPRESS_ROWS_PER_TURN) return this.#inTurns(rows, count);
+    this.#rowsSinceTurn += count;
+    protocol.compressRows(this.#arena, rows, 0, count);
+  }
+
+  async #inTurns(rows: Int32Array, count: number): Promise<void> {
+    for (let first = 0; first < count; first += COMPRESS_ROWS_PER_TURN) {
+      await protocol.eventLoopTurn();
+      const end = Math.min(first + COMPRESS_ROWS_PER_TURN, count);
+      this.#rowsSinceTurn = end - first;
+      protocol.compressRows(this.#arena, rows, first, end);
+    }
+  }
+}
+
 class InlinePool implements ComputePool {
   readonly workers = 0;
   readonly kernels: Kernels;
-  readonly #arena: Arena;
+  readonly #compressor: InlineCompressor;
 
   constructor(arena: Arena, kernels: Kernels) {
-    this.#arena = arena;
     this.kernels = kernels;
+    this.#compressor = new InlineCompressor(arena);
   }
 
   hash(first: number, end: number): void {
     this.kernels.hash(first, end);
   }
 
-  compress(rows: Int32Array, count: number): void {
-    protocol.compressRows(this.#arena, rows, 0, count);
+  compress(rows: Int32Array, count: number): Promise<void> | void {
+    return this.#compressor.compress(rows, count);
   }
 
   close(): Promise<void> {
@@ -139,12 +165,11 @@ function started(member: Member): Promise<void> {
   });
 }
 
-const eventLoopTurn = (): Promise<void> => new Promise((resolve) => setImmediate(resolve));
-
 class ThreadPool implements ComputePool {
   readonly kernels: Kernels;
   readonly #arena: Arena;
   readonly #control: Int32Array;
+  readonly #inline: InlineCompressor;
   #crew: Member[];
   /** The job before the next one. */
   #last: Promise<void> = Promise.resolve();
@@ -153,6 +178,7 @@ class ThreadPool implements ComputePool {
     this.#arena = arena;
     this.#control = arena.control;
     this.kernels = kernels;
+    this.#inline = new InlineCompressor(arena);
     this.#crew = crew;
   }
 
@@ -172,7 +198,7 @@ class ThreadPool implements ComputePool {
     const { rowList } = this.#arena;
     assert(count >= 0 && count <= rows.length && count <= rowList.length, 'rows to compress');
     if (count < COMPRESS_INLINE_ROWS || this.#crew.length === 0) {
-      return protocol.compressRows(this.#arena, rows, 0, count);
+      return this.#inline.compress(rows, count);
     }
     return this.#queue(() => {
       rowList.set(rows.subarray(0, count));
@@ -206,16 +232,11 @@ class ThreadPool implements ComputePool {
   }
 
   async #run(job: number, first: number, end: number, chunk: number): Promise<void> {
-    const share = { arena: this.#arena, kernels: this.kernels };
     const chunks = Math.ceil((end - first) / chunk);
     this.#open(job, first, end, chunk, Math.min(this.#crew.length, chunks - 1));
     let failure: unknown = null;
     try {
-      let until = performance.now() + SLICE_MS;
-      while (!protocol.takeChunks(share, () => performance.now() > until)) {
-        await eventLoopTurn();
-        until = performance.now() + SLICE_MS;
-      }
+      await protocol.doShare({ arena: this.#arena, kernels: this.kernels });
     } catch (error) {
       failure = error;
       // Nobody takes another chunk; those taken are waited for, since the rows are the caller's.
@@ -240,7 +261,8 @@ class ThreadPool implements ComputePool {
   async #awaitIdle(member: Member): Promise<void> {
     const busy = protocol.busyOf(member.index);
     while (member.death === null && this.#isBusy(member)) {
-      if (Atomics.wait(this.#control, busy, 1, TAIL_MS) === 'timed-out') await eventLoopTurn();
+      if (Atomics.wait(this.#control, busy, 1, TAIL_MS) === 'timed-out')
+        await protocol.eventLoopTurn();
     }
   }
 }

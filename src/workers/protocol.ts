@@ -1,6 +1,6 @@
 /**
  * How the calling thread and its workers share one job: words in the arena's control region, no
- * messages. Both sides run `takeChunks`; a slow core takes fewer chunks, never holds up a fast one.
+ * messages. Both sides run `doShare`; a slow core takes fewer chunks, never holds up a fast one.
  *
  * - `STATE` is even while no job is open, odd while one is. Everything that describes the job is
  *   written before `STATE` becomes odd and stays until it is even and every `busy` word is 0.
@@ -23,22 +23,25 @@ export const CHUNK = 34;
 export const FAILED = 48;
 const FIRST_BUSY = 64;
 
+/** A job over rows, and one over places of the arena's row list. */
 export const HASH = 1;
 export const COMPRESS = 2;
 
 /** Place of the word that is 1 while worker `n` = 0, 1 … works. */
 export const busyOf = (n: number): number => FIRST_BUSY + 16 * n;
 
-/**
- * What a thread needs to take part. `compress` is a job over places of the arena's row list, `hash`
- * one over rows.
- */
+/** What a thread needs to take part. */
 export interface Share {
   readonly arena: Arena;
   readonly kernels: Kernels;
 }
 
-/** Compresses places `first` … `end` − 1 of the row list. */
+/** The calling thread and a worker let their event loops turn after working this long. */
+const SLICE_MS = 1;
+
+export const eventLoopTurn = (): Promise<void> => new Promise((resolve) => setImmediate(resolve));
+
+/** Compresses places `first` … `end` − 1 of `rows`. */
 export function compressRows(arena: Arena, rows: Int32Array, first: number, end: number): void {
   for (let i = first; i < end; i++) {
     const at = rows[i]! * BLOCK_SIZE;
@@ -49,19 +52,27 @@ export function compressRows(arena: Arena, rows: Int32Array, first: number, end:
   }
 }
 
-/** Works on the open job until no chunk is left, or `pause` says so; true when none is left. */
-export function takeChunks(share: Share, pause?: () => boolean): boolean {
+/**
+ * Works on the open job until no chunk is left. The event loop turns after each chunk of compression:
+ * only then does lz4-napi get its buffers back. Without, memory grows by as much as was compressed,
+ * and every call pays for fresh pages: 15 µs instead of 6.
+ */
+export async function doShare(share: Share): Promise<void> {
   const { arena, kernels } = share;
   const { control } = arena;
   const job = Atomics.load(control, JOB);
   const end = Atomics.load(control, END);
   const chunk = Atomics.load(control, CHUNK);
+  let until = performance.now() + SLICE_MS;
   for (;;) {
     const first = Atomics.add(control, NEXT, chunk);
-    if (first >= end) return true;
+    if (first >= end) return;
     const last = Math.min(first + chunk, end);
     if (job === HASH) kernels.hash(first, last);
     else compressRows(arena, arena.rowList, first, last);
-    if (pause?.()) return false;
+    if (job === COMPRESS || performance.now() > until) {
+      await eventLoopTurn();
+      until = performance.now() + SLICE_MS;
+    }
   }
 }

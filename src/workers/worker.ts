@@ -1,12 +1,12 @@
 /**
  * A worker thread: sleeps until a job is open in the control words (protocol.ts), does its share,
- * sleeps again. It has no event loop to speak of: while it sleeps it uses no processor, and only a
- * job or `terminate` wakes it.
+ * sleeps again. Asleep it uses no processor and its event loop stands still: only a job or
+ * `terminate` wakes it.
  */
 import { parentPort, workerData } from 'node:worker_threads';
 import { Arena } from '../kernels/arena.ts';
 import { createKernels } from '../kernels/kernels.ts';
-import { busyOf, FAILED, STATE, takeChunks, type Share } from './protocol.ts';
+import { busyOf, FAILED, STATE, doShare, type Share } from './protocol.ts';
 
 export interface WorkerOptions {
   readonly rows: number;
@@ -14,7 +14,7 @@ export interface WorkerOptions {
   readonly index: number;
 }
 
-function serve(share: Share, index: number): never {
+async function serve(share: Share, index: number): Promise<never> {
   const { control } = share.arena;
   const busy = busyOf(index);
   let done = 0;
@@ -29,7 +29,7 @@ function serve(share: Share, index: number): never {
     const open = Atomics.load(control, STATE);
     if (open % 2 !== 0) {
       try {
-        takeChunks(share);
+        await doShare(share);
       } catch {
         Atomics.store(control, FAILED, 1);
       }
@@ -44,4 +44,4 @@ const { rows, memory, index } = workerData as WorkerOptions;
 const arena = new Arena(rows, memory);
 const share = { arena, kernels: createKernels(arena) };
 parentPort!.postMessage('ready');
-serve(share, index);
+await serve(share, index);
