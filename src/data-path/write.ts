@@ -1,0 +1,162 @@
+/**
+ * The phases of a write, in order, for a whole batch: merge · locate and hash · deduplicate · store ·
+ * apply · post. docs/ARCHITECTURE.md walks through them.
+ *
+ * One batch or other step runs at a time; between the awaits of a phase no other step touches the
+ * state. Commits and checkpoints run beside, on copies.
+ */
+import { asBuffer } from '../base/bytes.ts';
+import {
+  BLOCK_MAP_ENTRIES_PER_PAGE,
+  BLOCK_SIZE,
+  COMPRESSION_SLOTS,
+  MAX_VIOS,
+  UNCOMPRESSED,
+  ZERO_BLOCK,
+} from '../base/constants.ts';
+import { VdoError } from '../base/errors.ts';
+import type { TreeAllocator } from '../block-map/block-map.ts';
+import { applyMappings, stepFrom } from './apply.ts';
+import { Fate, type WriteBatch } from './batch.ts';
+import { Mappings, NamedLocations, type DataPath } from './data-path.ts';
+import { Deduplicator } from './deduplicate.ts';
+import type { Reader } from './read.ts';
+import { Store } from './store.ts';
+
+export class Writer {
+  readonly #path: DataPath;
+  readonly #reader: Reader;
+  readonly #deduplicator: Deduplicator;
+  readonly #store: Store;
+  readonly #mappings: Mappings;
+  readonly #posts: NamedLocations;
+  readonly #old = Buffer.alloc(BLOCK_SIZE);
+  /** Free blocks that are spoken for by others than the running step. */
+  readonly #spokenFor: () => number;
+
+  constructor(path: DataPath, reader: Reader, spokenFor: () => number) {
+    const fragments = path.packer.bins * COMPRESSION_SLOTS;
+    this.#path = path;
+    this.#reader = reader;
+    this.#spokenFor = spokenFor;
+    this.#mappings = new Mappings(path.batchBlocks + MAX_VIOS);
+    this.#posts = new NamedLocations(2 * path.batchBlocks + fragments);
+    this.#deduplicator = new Deduplicator(path);
+    this.#store = new Store(path, this.#mappings, this.#posts);
+  }
+
+  /**
+   * Runs one batch. Rows without space end as `Failed`, in deferred batches only. Any other error
+   * leaves acknowledged writes undone: the caller makes the volume read-only.
+   */
+  async run(batch: WriteBatch): Promise<void> {
+    const { counters, pool, packer } = this.#path;
+    if (batch.deferred) await this.#makeRoom();
+    if (batch.partialRows > 0) await this.#merge(batch);
+    for (let row = 0; row < batch.count; row++) packer.detach(batch.lbn[row]!);
+    await Promise.all([
+      pool.hash(batch.base, batch.base + batch.count),
+      this.#locate(batch.lbn, batch.count, batch.deferred),
+    ]);
+    batch.fate.fill(Fate.Unique, 0, batch.count);
+    if (batch.deferred) this.#failWithoutLeaf(batch);
+    await this.#deduplicator.run(batch);
+    await this.#store.run(batch, this.#available());
+    batch.reserved = 0;
+    this.#mapShared(batch);
+    await this.#apply();
+    counters.writtenBlocks += batch.count;
+  }
+
+  /** Writes out what waits in the packer: everything, or bins older than `age` ticks. */
+  async drainPacker(age = 0): Promise<void> {
+    if (this.#path.packer.fragmentCount === 0) return;
+    await this.#store.drain(age);
+    await this.#apply();
+  }
+
+  /** Gets back all space that can be had: half-filled bins, and blocks held by the open epoch. */
+  async #makeRoom(): Promise<void> {
+    await this.drainPacker();
+    await this.#path.committer.commit();
+  }
+
+  #available(): number {
+    return Math.max(0, this.#path.depot.allocatable - this.#spokenFor());
+  }
+
+  /** Rows that cover part of their block get the rest of it from what is there. */
+  async #merge(batch: WriteBatch): Promise<void> {
+    const blocks = asBuffer(batch.arena.blocks);
+    for (let row = 0; row < batch.count; row++) {
+      const from = batch.from[row]!;
+      const to = batch.to[row]!;
+      if (to - from === BLOCK_SIZE) continue;
+      await this.#reader.read([{ lbn: batch.lbn[row]!, count: 1, into: this.#old }]);
+      const at = (batch.base + row) * BLOCK_SIZE;
+      this.#old.copy(blocks, at, 0, from);
+      this.#old.copy(blocks, at + to, to, BLOCK_SIZE);
+      this.#path.counters.partialBlocks++;
+    }
+  }
+
+  /** Makes sure that every block's leaf exists, creating tree pages as needed. */
+  async #locate(lbn: Float64Array, count: number, deferred: boolean): Promise<void> {
+    const allocator = this.#treeAllocator(deferred);
+    for (let at = 0; at < count;) {
+      const { end, pages } = stepFrom(this.#path, { lbn, count }, at);
+      await this.#path.blockMap.load(pages, allocator);
+      at = end;
+    }
+  }
+
+  #treeAllocator(deferred: boolean): TreeAllocator {
+    const { depot, committer, journal } = this.#path;
+    return {
+      allocate: () => (deferred && this.#available() === 0 ? 0 : depot.allocate()),
+      unallocate: (pbn) => depot.unallocate(pbn),
+      reserve: (pages) => committer.reserve(pages),
+      record: (parent, slot, pbn) => {
+        journal.appendBlockMap(parent, slot, pbn);
+        depot.incrementBlockMap(pbn, journal.lastSequence, 2 * journal.lastIndex);
+      },
+    };
+  }
+
+  /** Rows of a deferred batch for whose leaf there was no space fail. */
+  #failWithoutLeaf(batch: WriteBatch): void {
+    for (let row = 0; row < batch.count; row++) {
+      const page = Math.floor(batch.lbn[row]! / BLOCK_MAP_ENTRIES_PER_PAGE);
+      if (this.#path.blockMap.missingPages(page) > 0) batch.fate[row] = Fate.Failed;
+    }
+  }
+
+  /** Mappings of the rows that needed no block of their own. */
+  #mapShared(batch: WriteBatch): void {
+    for (let row = 0; row < batch.count; row++) {
+      const fate = batch.fate[row];
+      if (fate === Fate.Zero) this.#mappings.add(batch.lbn[row]!, ZERO_BLOCK, UNCOMPRESSED);
+      else if (fate === Fate.Duplicate) {
+        this.#mappings.add(batch.lbn[row]!, batch.pbn[row]!, batch.state[row]!);
+      } else if (fate === Fate.Failed) this.#path.counters.noSpaceErrors++;
+    }
+  }
+
+  /** Applies what was gathered and tells the index. */
+  async #apply(): Promise<void> {
+    const { index } = this.#path;
+    await applyMappings(this.#path, this.#mappings);
+    this.#mappings.count = 0;
+    const posts = this.#posts;
+    if (posts.count > 0) await index.update(posts.names, posts.count, posts);
+    posts.count = 0;
+  }
+}
+
+/** The error of a write for which there was no space. */
+export function noSpace(path: DataPath): VdoError {
+  return new VdoError(
+    'NoSpace',
+    `no physical block is free (${path.depot.dataBlocks} in all): discard data or grow the volume`,
+  );
+}
