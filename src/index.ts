@@ -1,0 +1,12 @@
+/** The public surface of uvdo: make, open and serve volumes. */
+export { GiB, KiB, MiB, PiB, TiB } from './base/constants.ts';
+export { VdoError, type VdoCode } from './base/errors.ts';
+export type { BlockDevice, DeviceExtent, WriteOptions } from './device/block-device.ts';
+export type { HashIndex } from './index/hash-index.ts';
+export { MemoryStorage } from './storage/memory-storage.ts';
+export type { Extent, Storage } from './storage/storage.ts';
+export { openFileStorage } from './storage/file-storage.ts';
+export { formatStorage, formatVolume } from './volume/format.ts';
+export { openVolume, openVolumeOn, type OpenOptions } from './volume/open.ts';
+export { type Statistics } from './volume/statistics.ts';
+export { Volume } from './volume/volume.ts';

@@ -1,0 +1,130 @@
+/** Writes the logical image of a volume out: sparse to a file, whole to a device or a stream. */
+import * as fs from 'node:fs';
+import { once } from 'node:events';
+import { BLOCK_SIZE, GiB, KiB, MiB } from '../base/constants.ts';
+import { isZero } from '../base/bytes.ts';
+import type { BlockDevice } from '../device/block-device.ts';
+import { openFileStorage } from '../storage/file-storage.ts';
+import type { Extent, Storage } from '../storage/storage.ts';
+
+/** Bytes read at once; one step is read while the one before is written. */
+const STEP_BYTES = 2 * MiB;
+/** Range whose holes are looked up at once. */
+const WINDOW_BYTES = GiB;
+/** Shorter gaps are read along: zeros are found again behind. */
+const SHORT_GAP_BYTES = 256 * KiB;
+
+export interface ExportOptions {
+  readonly from: number;
+  readonly length: number;
+  readonly onProgress?: (bytes: number) => void;
+  readonly signal?: AbortSignal;
+}
+
+/** Writes the range to the file or block device `path`, holes as holes. Durable when it resolves. */
+export async function exportToFile(
+  device: BlockDevice,
+  path: string,
+  options: ExportOptions,
+): Promise<void> {
+  const isDevice = fs.existsSync(path) && fs.statSync(path).isBlockDevice();
+  if (!isDevice) fs.writeFileSync(path, '');
+  const storage = await openFileStorage(path, { create: true, size: options.length });
+  try {
+    for await (const { offset, bytes } of rangeChunks(device, options, !isDevice)) {
+      const extents = isDevice ? [{ offset, bytes }] : nonZeroExtents(offset, bytes);
+      await storage.write(extents);
+    }
+    await storage.flush();
+  } finally {
+    await (storage satisfies Storage).close();
+  }
+}
+
+/** Writes the range to a stream, zeros included. */
+export async function exportToStream(
+  device: BlockDevice,
+  stream: NodeJS.WritableStream,
+  options: ExportOptions,
+): Promise<void> {
+  for await (const { bytes } of rangeChunks(device, options, false)) {
+    if (!stream.write(Buffer.from(bytes))) await once(stream, 'drain');
+  }
+}
+
+/** The range in order; with `skipHoles` only where something is mapped. The next chunk is read ahead. */
+async function* rangeChunks(
+  device: BlockDevice,
+  options: ExportOptions,
+  skipHoles: boolean,
+): AsyncGenerator<Extent> {
+  const { from, onProgress, signal } = options;
+  const buffers = [new Uint8Array(STEP_BYTES), new Uint8Array(STEP_BYTES)];
+  let turn = 0;
+  let before: { at: number; bytes: Promise<Uint8Array> } | null = null;
+  for await (const { offset, length } of steps(device, options, skipHoles)) {
+    signal?.throwIfAborted();
+    const bytes = device.read(offset, length, buffers[turn++ % 2]!);
+    bytes.catch(() => undefined);
+    if (before !== null) yield { offset: before.at - from, bytes: await before.bytes };
+    before = { at: offset, bytes };
+    onProgress?.(offset - from);
+  }
+  if (before !== null) yield { offset: before.at - from, bytes: await before.bytes };
+  onProgress?.(options.length);
+}
+
+/** The ranges to be read, none longer than a step. */
+async function* steps(
+  device: BlockDevice,
+  { from, length }: ExportOptions,
+  skipHoles: boolean,
+): AsyncGenerator<{ offset: number; length: number }> {
+  const end = from + length;
+  for (let window = from; window < end; window += WINDOW_BYTES) {
+    const size = Math.min(WINDOW_BYTES, end - window);
+    const ranges = skipHoles
+      ? await mappedRanges(device, window, size)
+      : [{ offset: window, size }];
+    for (const range of ranges) {
+      for (let at = 0; at < range.size; at += STEP_BYTES) {
+        yield { offset: range.offset + at, length: Math.min(STEP_BYTES, range.size - at) };
+      }
+    }
+  }
+}
+
+/** The parts of a window that are mapped; what lies between two of them is short or a hole. */
+async function mappedRanges(
+  device: BlockDevice,
+  offset: number,
+  length: number,
+): Promise<{ offset: number; size: number }[]> {
+  const ranges: { offset: number; size: number }[] = [];
+  for (const extent of await device.extents(offset, length)) {
+    if (extent.kind !== 'data') continue;
+    const last = ranges.at(-1);
+    const end = extent.offset + extent.length;
+    if (last !== undefined && extent.offset - (last.offset + last.size) < SHORT_GAP_BYTES) {
+      last.size = end - last.offset;
+    } else ranges.push({ offset: extent.offset, size: extent.length });
+  }
+  return ranges;
+}
+
+/** The parts of `bytes` that are not zeros, as extents from `offset` on. */
+function nonZeroExtents(offset: number, bytes: Uint8Array): Extent[] {
+  const extents: Extent[] = [];
+  let start = 0;
+  const endRun = (end: number): void => {
+    if (start < end) extents.push({ offset: offset + start, bytes: bytes.subarray(start, end) });
+  };
+  for (let at = 0; at < bytes.length; at += BLOCK_SIZE) {
+    const end = Math.min(bytes.length, at + BLOCK_SIZE);
+    if (!isZero(bytes.subarray(at, end))) continue;
+    endRun(at);
+    start = end;
+  }
+  endRun(bytes.length);
+  return extents;
+}

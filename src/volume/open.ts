@@ -1,0 +1,230 @@
+/**
+ * Opens a volume: labels, depot, map, journal, index, and the engine over them.
+ *
+ * A writable open writes all 16 copies of the slab summary, then the super block as DIRTY; from then
+ * on a crash is recovered from the journal. A read-only open writes nothing.
+ *
+ * Implements docs/FORMAT.md, "Clean load".
+ */
+import { BLOCK_SIZE, MAX_VIOS } from '../base/constants.ts';
+import { VdoError } from '../base/errors.ts';
+import { BlockMap } from '../block-map/block-map.ts';
+import { Committer } from '../data-path/commit.ts';
+import { Counters, type DataPath } from '../data-path/data-path.ts';
+import { Engine } from '../data-path/engine.ts';
+import { Health } from '../data-path/health.ts';
+import { Packer } from '../data-path/packer.ts';
+import { CLEAN, DIRTY, encodeSuperBlock, NEW, stateName } from '../format/super-block.ts';
+import type { HashIndex } from '../index/hash-index.ts';
+import { openLevelIndex } from '../index/level-index.ts';
+import { createMemoryIndex } from '../index/memory-index.ts';
+import { createNullIndex } from '../index/null-index.ts';
+import { Arena } from '../kernels/arena.ts';
+import { RecoveryJournal } from '../recovery-journal/recovery-journal.ts';
+import { lockFile, type FileLock } from '../storage/file-lock.ts';
+import { openFileStorage } from '../storage/file-storage.ts';
+import { ShiftedStorage } from '../storage/shifted-storage.ts';
+import type { Storage } from '../storage/storage.ts';
+import { createPool, defaultWorkers } from '../workers/pool.ts';
+import { readLabels, type Labels } from './labels.ts';
+import { loadDepot, type LoadedDepot } from './load-depot.ts';
+import { Volume } from './volume.ts';
+
+export interface OpenOptions {
+  /** `memory`: gone at close; `level`: a directory `FILE.index`; `off`; or an index of your own. */
+  readonly index?: 'memory' | 'level' | 'off' | HashIndex;
+  /** Compress what is stored (default). */
+  readonly compression?: boolean;
+  readonly readOnly?: boolean;
+  /** Threads that hash and compress beside the calling one. Default: one a further core. */
+  readonly workers?: number;
+  /** Leaf pages of the block map kept in memory. Default 32768: 128 MiB, resident as used. */
+  readonly cachePages?: number;
+  /** Blocks of one batch, 1 … 2048. */
+  readonly batchBlocks?: number;
+  /** Compressed blocks under construction. */
+  readonly packerBins?: number;
+  /** Records that a `memory` index holds at most. */
+  readonly indexCapacity?: number;
+  /** What was written is committed unasked after this time; 0 = only when asked. Default 1000. */
+  readonly commitIntervalMs?: number;
+}
+
+const DEFAULT_CACHE_PAGES = 32768;
+const MIN_CACHE_PAGES = 8;
+const DEFAULT_PACKER_BINS = 64;
+/** A slab journal of fewer blocks cannot take one step's entries beside a durable tail. */
+const MIN_SLAB_JOURNAL_BLOCKS = 3;
+
+/**
+ * Opens the volume in a file or block device. Fails with `NotVdo`, `Busy`, `RecoveryNeeded`, `Corrupt`,
+ * `ChecksumMismatch`, `UnsupportedVersion`, `Truncated`, `Io`; then nothing was written.
+ */
+export async function openVolume(path: string, options: OpenOptions = {}): Promise<Volume> {
+  const readOnly = options.readOnly ?? false;
+  const storage = await openFileStorage(path, { readOnly });
+  let lock: FileLock | null = null;
+  try {
+    lock = await lockFile(path).catch((error: unknown) => {
+      if (!readOnly || !(error instanceof VdoError) || error.code !== 'Busy') throw error;
+      throw new VdoError('Busy', `${error.message}; its contents may change`, error.where, error);
+    });
+    if (readOnly) {
+      // Readers keep no lock: they only make sure that nobody is writing.
+      await lock.release();
+      lock = null;
+    }
+    return await open(storage, options, { path, lock });
+  } catch (error) {
+    await storage.close();
+    await lock?.release();
+    throw error;
+  }
+}
+
+/** Opens the volume on any storage, which the volume closes when it is closed. */
+export async function openVolumeOn(storage: Storage, options: OpenOptions = {}): Promise<Volume> {
+  return open(storage, options, { path: null, lock: null });
+}
+
+async function open(
+  device: Storage,
+  options: OpenOptions,
+  { path, lock }: { path: string | null; lock: FileLock | null },
+): Promise<Volume> {
+  const readOnly = options.readOnly ?? device.readOnly;
+  const labels = await readLabels(device);
+  checkState(labels, readOnly);
+  const { geometry } = labels;
+  const storage =
+    geometry.bioOffset === 0
+      ? device
+      : new ShiftedStorage(device, -geometry.bioOffset * BLOCK_SIZE);
+  const loaded = await loadDepot(storage, labels.superBlock);
+  const parts = await assemble(storage, labels, loaded, options, path, readOnly);
+  try {
+    if (!readOnly) await markDirty(storage, labels, loaded);
+  } catch (error) {
+    await parts.index.close();
+    await parts.pool.close();
+    throw error;
+  }
+  return new Volume({
+    storage,
+    labels,
+    path: parts,
+    engine: new Engine(parts, readOnly ? 0 : (options.commitIntervalMs ?? 1000)),
+    readOnly,
+    release: async () => {
+      await storage.close();
+      await lock?.release();
+    },
+  });
+}
+
+function checkState({ superBlock }: Labels, readOnly: boolean): void {
+  const { state, slabJournalBlocks } = superBlock;
+  if (state !== CLEAN && state !== NEW) {
+    throw new VdoError(
+      'RecoveryNeeded',
+      `the volume is ${stateName(state)}: it was not closed cleanly, and this version cannot recover it yet ` +
+        '(starting it once with the kernel does)',
+      { state: stateName(state) },
+    );
+  }
+  if (!readOnly && slabJournalBlocks < MIN_SLAB_JOURNAL_BLOCKS) {
+    throw new VdoError(
+      'ReadOnly',
+      `slab journals of ${slabJournalBlocks} blocks are too short to write with: open it read-only`,
+    );
+  }
+}
+
+/** Summary copies first, then the state: whatever happens now, a recovery finds its way. */
+async function markDirty(
+  storage: Storage,
+  labels: Labels,
+  { summary }: LoadedDepot,
+): Promise<void> {
+  await storage.write(summary.allCopies());
+  await storage.flush();
+  const superBlock = { ...labels.superBlock, state: DIRTY, zoneCount: 1 } as const;
+  const bytes = encodeSuperBlock(superBlock);
+  await storage.write([{ offset: labels.geometry.dataStart * BLOCK_SIZE, bytes }]);
+  await storage.flush();
+}
+
+async function assemble(
+  storage: Storage,
+  labels: Labels,
+  { depot }: LoadedDepot,
+  options: OpenOptions,
+  path: string | null,
+  readOnly: boolean,
+): Promise<DataPath> {
+  const { superBlock } = labels;
+  const { nonce, partitions } = superBlock;
+  const health = new Health();
+  const cachePages = Math.max(MIN_CACHE_PAGES, options.cachePages ?? DEFAULT_CACHE_PAGES);
+  const journal = new RecoveryJournal({
+    origin: partitions.recoveryJournal.offset,
+    size: partitions.recoveryJournal.count,
+    nonce,
+    recoveryCount: superBlock.completeRecoveries % 256,
+    start: superBlock.journalStart,
+    logicalBlocksUsed: superBlock.logicalBlocksUsed,
+    blockMapDataBlocks: superBlock.blockMapDataBlocks,
+  });
+  const blockMap: BlockMap = new BlockMap({
+    storage,
+    nonce,
+    cachePages,
+    isDataBlock: (pbn) => depot.isDataBlock(pbn),
+    reserveFrames: (frames) => committer.reserveFrames(frames),
+  });
+  await blockMap.open(superBlock.rootOrigin);
+  const limits = {
+    epochBlocks: Math.max(1, Math.min(1024, Math.floor(journal.usableBlocks / 4))),
+    heldBlocks: Math.max(64, Math.min(65536, Math.floor(depot.dataBlocks / 8))),
+  };
+  const committer = new Committer({ storage, journal, depot, blockMap, health, limits });
+  const batchBlocks = Math.min(MAX_VIOS, Math.max(1, options.batchBlocks ?? MAX_VIOS));
+  const stepEntries = Math.max(1, Math.min(batchBlocks, Math.floor(committer.maxReservation / 4)));
+  const stepPages = Math.max(1, Math.min(stepEntries, Math.floor(cachePages / 4)));
+  const arena = new Arena(2 * batchBlocks);
+  const index = readOnly ? createNullIndex() : await openIndex(options, path, nonce);
+  return {
+    storage,
+    blockMap,
+    depot,
+    journal,
+    committer,
+    packer: new Packer(Math.max(1, options.packerBins ?? DEFAULT_PACKER_BINS)),
+    index,
+    health,
+    arena,
+    pool: await createPool(arena, readOnly ? 0 : (options.workers ?? defaultWorkers())),
+    counters: new Counters(),
+    compression: options.compression ?? true,
+    deduplication: index.kind !== 'off',
+    batchBlocks,
+    stepPages: Math.min(stepPages, Math.max(1, Math.floor(committer.maxReservation / 8))),
+    stepEntries,
+  };
+}
+
+async function openIndex(
+  { index = 'memory', indexCapacity }: OpenOptions,
+  path: string | null,
+  nonce: Uint8Array,
+): Promise<HashIndex> {
+  if (typeof index === 'object') return index;
+  if (index === 'off') return createNullIndex();
+  if (index === 'memory') {
+    return createMemoryIndex(indexCapacity === undefined ? {} : { capacity: indexCapacity });
+  }
+  if (path === null) {
+    throw new VdoError('InvalidArgument', 'a level index needs a volume with a path');
+  }
+  return openLevelIndex(`${path}.index`, { nonce });
+}

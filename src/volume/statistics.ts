@@ -1,0 +1,125 @@
+/**
+ * The statistics of an open volume, under dm-vdo's own names (docs/FORMAT.md, "Statistics"), with the
+ * savings they add up to and the capacities that were fixed at open.
+ */
+import { BLOCK_SIZE } from '../base/constants.ts';
+import type { SuperBlock } from '../format/super-block.ts';
+import type { DataPath } from '../data-path/data-path.ts';
+
+export interface Savings {
+  readonly logicalUsed: number;
+  readonly dataBlocksUsed: number;
+  /** Logical blocks in use ÷ physical blocks that hold them; 1 for an empty volume. */
+  readonly ratio: number;
+  readonly percent: number;
+}
+
+/** Numbers, texts and groups of them. */
+export interface Statistics {
+  readonly [key: string]: number | string | Statistics | Savings;
+}
+
+export function savingsOf(logicalUsed: number, dataBlocksUsed: number): Savings {
+  return {
+    logicalUsed,
+    dataBlocksUsed,
+    ratio: logicalUsed === 0 ? 1 : logicalUsed / Math.max(1, dataBlocksUsed),
+    percent: logicalUsed === 0 ? 0 : (100 * (logicalUsed - dataBlocksUsed)) / logicalUsed,
+  };
+}
+
+/** Everything `stats` shows of an open volume. */
+export function statisticsOf(path: DataPath, superBlock: SuperBlock): Statistics {
+  const { depot, journal, blockMap, packer, counters, committer } = path;
+  const treePages = journal.blockMapDataBlocks;
+  const allocated = depot.dataBlocks - depot.allocatable - depot.heldBlocks;
+  const dataBlocksUsed = Math.max(0, allocated - treePages);
+  const index = path.index.statistics();
+  const { cache } = blockMap;
+  return {
+    version: 36,
+    dataBlocksUsed,
+    overheadBlocksUsed: superBlock.physicalBlocks - depot.dataBlocks + treePages,
+    logicalBlocksUsed: journal.logicalBlocksUsed,
+    physicalBlocks: superBlock.physicalBlocks,
+    logicalBlocks: superBlock.logicalBlocks,
+    blockMapCacheSize: cache.frames * BLOCK_SIZE,
+    blockSize: BLOCK_SIZE,
+    completeRecoveries: superBlock.completeRecoveries,
+    readOnlyRecoveries: superBlock.readOnlyRecoveries,
+    mode: path.health.failure === null ? 'normal' : 'read-only',
+    inRecoveryMode: 0,
+    recoveryPercentage: 100,
+    packer: {
+      compressedFragmentsWritten: counters.compressedFragments,
+      compressedBlocksWritten: counters.compressedBlocks,
+      compressedFragmentsInPacker: packer.fragmentCount,
+    },
+    allocator: {
+      slabCount: depot.slabs.length,
+      slabsOpened: depot.slabs.reduce((sum, slab) => sum + (slab.opened ? 1 : 0), 0),
+      slabsReopened: depot.slabsReopened,
+    },
+    journal: {
+      entries: {
+        started: journal.entriesStarted,
+        written: journal.entriesCommitted,
+        committed: journal.entriesCommitted,
+      },
+      blocks: {
+        started: journal.blocksStarted,
+        written: journal.blocksWritten,
+        committed: journal.blocksWritten,
+      },
+    },
+    slabJournal: { blocksWritten: depot.slabJournalBlocksWritten },
+    refCounts: { blocksWritten: depot.referenceBlocksWritten },
+    blockMap: {
+      dirtyPages: cache.dirtyPages,
+      cleanPages: cache.residentPages - cache.dirtyPages,
+      freePages: cache.frames - cache.residentPages,
+      foundInCache: blockMap.foundInCache,
+      pagesLoaded: blockMap.pagesLoaded,
+      pagesSaved: blockMap.pagesSaved,
+      interiorPages: blockMap.interiorPages,
+    },
+    hashLock: {
+      dedupeAdviceValid: counters.adviceValid,
+      dedupeAdviceStale: counters.adviceStale,
+      concurrentDataMatches: counters.concurrentMatches,
+      concurrentHashCollisions: counters.concurrentCollisions,
+    },
+    errors: {
+      invalidAdvicePBNCount: counters.invalidAdvice,
+      noSpaceErrorCount: counters.noSpaceErrors,
+      readOnlyErrorCount: counters.readOnlyErrors,
+    },
+    flushOut: committer.flushes,
+    index: {
+      kind: path.index.kind,
+      entriesIndexed: index.entriesIndexed,
+      queriesFound: index.queriesFound,
+      queriesNotFound: index.queriesNotFound,
+      updatesFound: index.updatesFound,
+      updatesNotFound: index.updatesNotFound,
+      entriesDiscarded: index.entriesDiscarded,
+    },
+    blocks: {
+      written: counters.writtenBlocks,
+      read: counters.readBlocks,
+      partial: counters.partialBlocks,
+      zero: counters.zeroBlocks,
+      duplicate: counters.duplicateBlocks,
+      stored: counters.storedBlocks,
+      discarded: counters.discardedBlocks,
+    },
+    capacities: {
+      batchBlocks: path.batchBlocks,
+      packerBins: packer.bins,
+      blockMapCachePages: cache.frames,
+      arenaBytes: path.arena.size,
+      indexBytes: index.memoryBytes,
+    },
+    savings: savingsOf(journal.logicalBlocksUsed, dataBlocksUsed),
+  };
+}

@@ -1,0 +1,234 @@
+/**
+ * An open volume: any byte range of it can be read, written, discarded; everything below works in
+ * whole blocks.
+ *
+ * Invariants:
+ * - Between open and close the super block on disk says DIRTY; only a complete close makes it CLEAN.
+ * - After a fatal error the volume serves reads, refuses writes, and stays DIRTY on disk.
+ */
+import { BLOCK_MAP_ENTRIES_PER_PAGE, BLOCK_SIZE, UNMAPPED } from '../base/constants.ts';
+import { VdoError } from '../base/errors.ts';
+import type { DataPath } from '../data-path/data-path.ts';
+import type { Engine } from '../data-path/engine.ts';
+import type { BlockDevice, DeviceExtent, WriteOptions } from '../device/block-device.ts';
+import { CLEAN, encodeSuperBlock, type SuperBlock } from '../format/super-block.ts';
+import type { Storage } from '../storage/storage.ts';
+import type { Labels } from './labels.ts';
+import { statisticsOf, type Statistics } from './statistics.ts';
+
+/** Bytes of one step of a long read. */
+const READ_STEP = 4 * 1024 * 1024;
+const ZEROS = new Uint8Array(BLOCK_SIZE);
+
+export interface VolumeParts {
+  readonly storage: Storage;
+  readonly labels: Labels;
+  readonly path: DataPath;
+  readonly engine: Engine;
+  readonly readOnly: boolean;
+  /** Gives back what the opener holds: locks, files. */
+  readonly release: () => Promise<void>;
+}
+
+export class Volume implements BlockDevice {
+  readonly size: number;
+  readonly readOnly: boolean;
+  readonly labels: Labels;
+  readonly #parts: VolumeParts;
+  #closed: Promise<void> | null = null;
+
+  /** For `openVolume`, which prepares the parts. */
+  constructor(parts: VolumeParts) {
+    this.#parts = parts;
+    this.labels = parts.labels;
+    this.size = parts.labels.superBlock.logicalBlocks * BLOCK_SIZE;
+    this.readOnly = parts.readOnly;
+  }
+
+  /** Why the volume went read-only by itself, or null. */
+  get failure(): VdoError | null {
+    return this.#parts.path.health.failure;
+  }
+
+  async read(offset: number, length: number, into?: Uint8Array): Promise<Uint8Array> {
+    this.#check(offset, length);
+    const target = into === undefined ? new Uint8Array(length) : into.subarray(0, length);
+    if (target.length < length) {
+      throw new VdoError('InvalidArgument', `a buffer of ${target.length} bytes for ${length}`);
+    }
+    const steps: Promise<void>[] = [];
+    for (let at = 0; at < length; at += READ_STEP) {
+      const size = Math.min(READ_STEP, length - at);
+      steps.push(this.#readStep(offset + at, target.subarray(at, at + size)));
+    }
+    await Promise.all(steps);
+    return target;
+  }
+
+  async write(offset: number, bytes: Uint8Array, options: WriteOptions = {}): Promise<void> {
+    this.#checkWrite(offset, bytes.length);
+    await this.#parts.engine.write(offset, bytes);
+    await this.#fua(options);
+  }
+
+  async discard(offset: number, length: number, options: WriteOptions = {}): Promise<void> {
+    this.#checkWrite(offset, length);
+    await this.#clear(offset, length);
+    await this.#fua(options);
+  }
+
+  /** Unmaps the range, as `discard` does: a hole reads as zeros and takes no space. */
+  async writeZeroes(offset: number, length: number, options: WriteOptions = {}): Promise<void> {
+    await this.discard(offset, length, options);
+  }
+
+  async flush(): Promise<void> {
+    this.#checkOpen();
+    if (this.readOnly) return;
+    await this.#parts.engine.flush();
+  }
+
+  async extents(offset: number, length: number): Promise<DeviceExtent[]> {
+    this.#check(offset, length);
+    const found: { offset: number; length: number; kind: DeviceExtent['kind'] }[] = [];
+    const add = (start: number, end: number, kind: DeviceExtent['kind']): void => {
+      const from = Math.max(start, offset);
+      const to = Math.min(end, offset + length);
+      if (to <= from) return;
+      const last = found.at(-1);
+      if (last?.kind === kind) last.length += to - from;
+      else found.push({ offset: from, length: to - from, kind });
+    };
+    const first = Math.floor(offset / BLOCK_SIZE);
+    const end = Math.ceil((offset + length) / BLOCK_SIZE);
+    await this.#parts.engine.exclusively(() => this.#eachKind(first, end, add));
+    return found;
+  }
+
+  /** Every dm-vdo statistic and more; see docs/FORMAT.md, "Statistics". */
+  statistics(): Statistics {
+    return statisticsOf(this.#parts.path, this.labels.superBlock);
+  }
+
+  /**
+   * Makes everything durable and the volume CLEAN. Fails where the volume went read-only: it is then
+   * left DIRTY, as after a crash, and what was flushed is safe. A second call returns the first's end.
+   */
+  close(): Promise<void> {
+    this.#closed ??= this.#close();
+    return this.#closed;
+  }
+
+  async #close(): Promise<void> {
+    const { engine, path, storage } = this.#parts;
+    try {
+      if (!this.readOnly) {
+        await engine.flush();
+        engine.stop();
+        await path.committer.checkpoint();
+      }
+      await path.index.close();
+      if (!this.readOnly) {
+        await storage.write([this.#superBlockImage()]);
+        await storage.flush();
+      }
+    } finally {
+      engine.stop();
+      await path.committer.settle();
+      await path.pool.close();
+      await this.#parts.release();
+    }
+  }
+
+  #superBlockImage(): { offset: number; bytes: Uint8Array } {
+    const { geometry, superBlock } = this.labels;
+    const { journal } = this.#parts.path;
+    const clean: SuperBlock = {
+      ...superBlock,
+      state: CLEAN,
+      journalStart: journal.tail,
+      logicalBlocksUsed: journal.logicalBlocksUsed,
+      blockMapDataBlocks: journal.blockMapDataBlocks,
+      zoneCount: 1,
+    };
+    return { offset: geometry.dataStart * BLOCK_SIZE, bytes: encodeSuperBlock(clean) };
+  }
+
+  async #readStep(offset: number, target: Uint8Array): Promise<void> {
+    const { engine } = this.#parts;
+    const lbn = Math.floor(offset / BLOCK_SIZE);
+    const skip = offset - lbn * BLOCK_SIZE;
+    const count = Math.ceil((skip + target.length) / BLOCK_SIZE);
+    if (target.length === count * BLOCK_SIZE) return engine.read(lbn, count, target);
+    const whole = new Uint8Array(count * BLOCK_SIZE);
+    await engine.read(lbn, count, whole);
+    target.set(whole.subarray(skip, skip + target.length));
+  }
+
+  /** Unmaps the whole blocks of a range and zeroes the rest of it. */
+  async #clear(offset: number, length: number): Promise<void> {
+    const { engine } = this.#parts;
+    const end = offset + length;
+    const first = Math.ceil(offset / BLOCK_SIZE);
+    const last = Math.floor(end / BLOCK_SIZE);
+    if (first > last) return engine.write(offset, ZEROS.subarray(0, length));
+    const head = first * BLOCK_SIZE - offset;
+    const tail = end - last * BLOCK_SIZE;
+    if (head > 0) await engine.write(offset, ZEROS.subarray(0, head));
+    if (last > first) await engine.discard(first, last);
+    if (tail > 0) await engine.write(end - tail, ZEROS.subarray(0, tail));
+  }
+
+  async #eachKind(
+    first: number,
+    end: number,
+    add: (start: number, end: number, kind: DeviceExtent['kind']) => void,
+  ): Promise<void> {
+    const { blockMap, packer } = this.#parts.path;
+    const entries = BLOCK_MAP_ENTRIES_PER_PAGE;
+    const lastPage = Math.ceil(end / entries);
+    for (let lbn = first; lbn < end;) {
+      const page = await blockMap.nextLeaf(Math.floor(lbn / entries), lastPage);
+      const start = Math.min(end, Math.max(lbn, page * entries));
+      add(lbn * BLOCK_SIZE, start * BLOCK_SIZE, 'hole');
+      if (page === lastPage) return;
+      await blockMap.load([page]);
+      const frame = blockMap.find(page);
+      lbn = Math.min(end, (page + 1) * entries);
+      for (let at = start; at < lbn; at++) {
+        const slot = at - page * entries;
+        const isMapped = blockMap.stateAt(frame, slot) !== UNMAPPED;
+        const isData = blockMap.pbnAt(frame, slot) !== 0 || packer.findLbn(at) >= 0;
+        const kind = isData ? 'data' : isMapped ? 'zero' : 'hole';
+        add(at * BLOCK_SIZE, (at + 1) * BLOCK_SIZE, kind);
+      }
+    }
+  }
+
+  async #fua({ fua }: WriteOptions): Promise<void> {
+    if (fua !== true) return;
+    this.#parts.path.counters.fuaWrites++;
+    await this.#parts.engine.flush();
+  }
+
+  #checkOpen(): void {
+    if (this.#closed !== null) throw new VdoError('Closed', 'the volume is closed');
+  }
+
+  #check(offset: number, length: number): void {
+    this.#checkOpen();
+    const isRange = Number.isSafeInteger(offset) && Number.isSafeInteger(length);
+    if (!isRange || offset < 0 || length < 0 || offset + length > this.size) {
+      throw new VdoError(
+        'OutOfRange',
+        `bytes ${offset} to ${offset + length} of a volume of ${this.size} bytes`,
+        { offset, length },
+      );
+    }
+  }
+
+  #checkWrite(offset: number, length: number): void {
+    this.#check(offset, length);
+    if (this.readOnly) throw new VdoError('ReadOnly', 'the volume was opened read-only');
+  }
+}
