@@ -2,24 +2,25 @@
 # DISKS holds the block devices. Sizes are in blocks of 4096 bytes unless said otherwise.
 
 # vdo_config DEV [FIELD]: the volume's configuration, read from its geometry block and super block,
-# as 'key: value' lines, or the one value alone.
+# as 'key: value' lines, or the one value alone. Few processes: they are dear in User Mode Linux.
 vdo_config() {
-  local dev=$1 want=${2:-} b s=0 data
+  local dev=$1 want=${2:-} b s=0 data REPLY
   local states=(dirty new clean read-only force-rebuild recovering replaying rebuild-for-upgrade)
-  u() { local n=0 i; for ((i = $1 + $2 - 1; i >= $1; i--)); do n=$((n << 8 | b[i])); done; echo -n $n; }
-  say() { if [ -z "$want" ]; then echo "$1: $2"; elif [ "$want" = "$1" ]; then echo "$2"; fi; }
-  b=($(dd if="$dev" bs=4096 count=1 status=none | od -An -v -tu1 -N128))
+  u() { local i; REPLY=0; for ((i = $1 + $2 - 1; i >= $1; i--)); do REPLY=$((REPLY << 8 | b[i])); done; }
+  say() { if [ -z "$want" ]; then echo "$1: $REPLY"; elif [ "$want" = "$1" ]; then echo "$REPLY"; fi; }
+  b=($(od -An -v -tu1 -N128 "$dev"))
   [ "${b[*]:0:8}" = "100 109 118 100 111 48 48 49" ] || { echo "vdo_config: no VDO on $dev" >&2; return 1; }
-  [ $(u 12 4) -gt 4 ] && s=8 # version 5 has a bio offset
-  data=$(u $((72 + s)) 8); [ $s = 0 ] || data=$((data - $(u 56 8)))
-  say data_start $data
-  say index_memory $(u $((80 + s)) 4) # 4294967040 = 0.25 GB
-  b=($(dd if="$dev" bs=4096 skip="$data" count=1 status=none | od -An -v -tu1 -N128))
-  say state ${states[$(u 40 4)]}
-  say complete_recoveries $(u 44 8)
-  say read_only_recoveries $(u 52 8)
-  say logical_blocks $(u 60 8)
-  say physical_blocks $(u 68 8)
+  u 12 4; [ $REPLY -le 4 ] || s=8 # version 5 has a bio offset
+  u $((72 + s)) 8; data=$REPLY
+  if [ $s != 0 ]; then u 56 8; data=$((data - REPLY)); fi
+  REPLY=$data; say data_start
+  u $((80 + s)) 4; say index_memory # 4294967040 = 0.25 GB
+  b=($(od -An -v -tu1 -j$((data * 4096)) -N128 "$dev"))
+  u 40 4; REPLY=${states[REPLY]}; say state
+  u 44 8; say complete_recoveries
+  u 52 8; say read_only_recoveries
+  u 60 8; say logical_blocks
+  u 68 8; say physical_blocks
 }
 
 # vdo_start DEV NAME [TABLE ARGUMENT...]: starts the volume as /dev/mapper/NAME. Deduplication is
@@ -27,9 +28,14 @@ vdo_config() {
 # age, VDO_ON the device to run on instead of DEV (a device-mapper layer over it).
 # Examples of arguments: compression on, deduplication off, maxDiscard 1500, ack 1 bio 2 cpu 1.
 vdo_start() {
-  local dev=$1 name=$2 logical physical dedupe=; shift 2
-  logical=$(vdo_config "$dev" logical_blocks) && physical=$(vdo_config "$dev" physical_blocks) || return 1
-  [ "$(vdo_config "$dev" index_memory)" != 0 ] || dedupe="deduplication off"
+  local dev=$1 name=$2 key value logical= physical dedupe=; shift 2
+  while read -r key value; do
+    case $key in
+      logical_blocks:) logical=$value ;; physical_blocks:) physical=$value ;;
+      index_memory:) [ "$value" != 0 ] || dedupe="deduplication off" ;;
+    esac
+  done < <(vdo_config "$dev")
+  [ -n "$logical" ] || return 1
   dmsetup create "$name" --table "0 $((logical * 8)) vdo V4 ${VDO_ON:-$dev} $physical ${VDO_MIN_IO:-4096} ${VDO_CACHE:-8192} ${VDO_ERA:-16380} $dedupe $*"
 }
 
@@ -65,8 +71,7 @@ vdo_wait_index() {
 vdo_wait_recovery() {
   local i
   for ((i = 0; i < ${2:-120} * 10; i++)); do
-    [ "$(vdo_status "$1" recovery)" = - ] && return
-    sleep 0.1
+    case $(dmsetup status "$1") in *" recovering "*) sleep 0.1 ;; *) return ;; esac
   done
   return 1
 }
