@@ -1,0 +1,27 @@
+/**
+ * The commands of `uvdo`. A command is a file in this folder and a line here; it is loaded when it is
+ * used.
+ */
+import type { Command } from '../cli/args.ts';
+
+export type Loader = () => Promise<{ readonly command: Command }>;
+
+export const COMMANDS: Readonly<Record<string, Loader>> = {
+  format: () => import('./format.ts'),
+  info: () => import('./info.ts'),
+  dump: () => import('./dump.ts'),
+};
+
+/** Names that later versions give a meaning. */
+export const RESERVED: readonly string[] = [
+  'create',
+  'import',
+  'export',
+  'serve',
+  'stats',
+  'measure',
+  'audit',
+  'grow',
+  'recover',
+  'rebuild',
+];
