@@ -9,7 +9,7 @@
  *
  * The memory is reserved at open and becomes resident as frames are used.
  */
-import { assert } from '../base/assert.ts';
+import { assert, AssertionError } from '../base/assert.ts';
 import { BLOCK_SIZE } from '../base/constants.ts';
 
 const DIRTY = 1;
@@ -154,6 +154,6 @@ export class LeafCache {
       if (this.#page[frame] !== NO_PAGE) this.#frameOf.delete(this.#page[frame]!);
       return frame;
     }
-    throw new Error('no frame of the block map cache can be replaced');
+    throw new AssertionError('frames are reserved before pages are loaded');
   }
 }

@@ -14,6 +14,8 @@ import { BLOCK_SIZE } from '../base/constants.ts';
 import { NumberMap } from '../base/number-map.ts';
 import type { Arena } from '../kernels/arena.ts';
 
+const ZEROS = Buffer.alloc(BLOCK_SIZE);
+
 /** What became of a row. */
 export const Fate = {
   /** To be stored: nobody has this content. */
@@ -50,6 +52,8 @@ export class WriteBatch {
   readonly nextFollower: Int32Array;
   /** Whether the row's name may be told to the index. */
   readonly named: Uint8Array;
+  /** Rows that were written as whole blocks of zeros: their bytes are not in the arena. */
+  readonly isZero: Uint8Array;
   readonly #rowOf: NumberMap;
   readonly #blocks: Buffer;
   count = 0;
@@ -57,6 +61,9 @@ export class WriteBatch {
   reserved = 0;
   /** Rows that cover only part of their block. */
   partialRows = 0;
+  /** The rows that have to be hashed lie from `firstHashed` to `endHashed` − 1. */
+  firstHashed: number;
+  endHashed = 0;
   /** Takes no more rows, though it may have room. */
   closed = false;
   /** Resolves or rejects when the batch is done; for deferred requests. */
@@ -77,6 +84,8 @@ export class WriteBatch {
     this.firstFollower = columns.firstFollower;
     this.nextFollower = columns.nextFollower;
     this.named = columns.named;
+    this.isZero = columns.isZero;
+    this.firstHashed = columns.capacity;
     this.#rowOf = columns.rowOf;
     this.#rowOf.clear();
     this.#blocks = asBuffer(columns.arena.blocks);
@@ -106,7 +115,14 @@ export class WriteBatch {
     this.lbn[row] = lbn;
     this.from[row] = from;
     this.to[row] = from + length;
+    this.isZero[row] = 0;
     if (length < BLOCK_SIZE) this.partialRows++;
+    else if (source[at] === 0 && source.compare(ZEROS, 0, BLOCK_SIZE, at, at + BLOCK_SIZE) === 0) {
+      this.isZero[row] = 1;
+      return;
+    }
+    this.firstHashed = Math.min(this.firstHashed, row);
+    this.endHashed = row + 1;
     source.copy(this.#blocks, (this.base + row) * BLOCK_SIZE + from, at, at + length);
   }
 
@@ -121,6 +137,13 @@ export class WriteBatch {
     this.from[row] = Math.min(this.from[row]!, from);
     this.to[row] = Math.max(this.to[row]!, to);
     if (wasPartial && this.to[row]! - this.from[row]! === BLOCK_SIZE) this.partialRows--;
+    if (this.isZero[row] === 1) {
+      const block = (this.base + row) * BLOCK_SIZE;
+      this.#blocks.fill(0, block, block + BLOCK_SIZE);
+      this.isZero[row] = 0;
+      this.firstHashed = Math.min(this.firstHashed, row);
+      this.endHashed = Math.max(this.endHashed, row + 1);
+    }
     source.copy(this.#blocks, (this.base + row) * BLOCK_SIZE + from, at, at + length);
     return true;
   }
@@ -141,6 +164,7 @@ export interface BatchColumns {
   readonly firstFollower: Int32Array;
   readonly nextFollower: Int32Array;
   readonly named: Uint8Array;
+  readonly isZero: Uint8Array;
   readonly rowOf: NumberMap;
 }
 
@@ -159,6 +183,7 @@ export function makeColumns(arena: Arena, base: number, capacity: number): Batch
     firstFollower: new Int32Array(capacity),
     nextFollower: new Int32Array(capacity),
     named: new Uint8Array(capacity),
+    isZero: new Uint8Array(capacity),
     rowOf: new NumberMap(capacity),
   };
 }

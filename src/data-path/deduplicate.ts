@@ -76,7 +76,7 @@ export class Deduplicator {
       batch.named[row] = 0;
       if (batch.fate[row] === Fate.Failed) continue;
       const at = batch.base + row;
-      if (arena.zero[at] === 1) {
+      if (batch.isZero[row] === 1 || arena.zero[at] === 1) {
         batch.fate[row] = Fate.Zero;
         counters.zeroBlocks++;
         continue;

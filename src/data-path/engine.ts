@@ -12,6 +12,7 @@
  */
 import { asBuffer } from '../base/bytes.ts';
 import { BLOCK_MAP_ENTRIES_PER_PAGE, BLOCK_SIZE } from '../base/constants.ts';
+import { VdoError } from '../base/errors.ts';
 import { makeColumns, WriteBatch, Fate, type BatchColumns } from './batch.ts';
 import type { DataPath } from './data-path.ts';
 import { discardRange } from './discard.ts';
@@ -37,6 +38,7 @@ type Job =
   | ReadJob
   | ({ readonly kind: 'discard'; readonly first: number; readonly end: number } & Waiting)
   | { readonly kind: 'flush'; readonly waiting: Waiting[] }
+  | { readonly kind: 'inspect'; readonly run: () => Promise<void> }
   | { readonly kind: 'tick' };
 
 export class Engine {
@@ -51,6 +53,7 @@ export class Engine {
   #running: WriteBatch | null = null;
   #isRunning = false;
   #isScheduled = false;
+  #isClosing = false;
   readonly #tickMs: number;
   #timer: NodeJS.Timeout | null = null;
   #jobsSinceTick = 0;
@@ -116,28 +119,28 @@ export class Engine {
     });
   }
 
-  /** Runs `step` between jobs, when nothing else changes the state. */
-  async exclusively<T>(step: () => Promise<T>): Promise<T> {
-    while (this.#isRunning || this.#jobs.length > 0) {
-      await new Promise<void>((resolve) => setImmediate(resolve));
-    }
-    this.#isRunning = true;
-    try {
-      return await step();
-    } finally {
-      this.#isRunning = false;
-      if (this.#jobs.length > 0) this.#schedule();
-    }
+  /** Runs `step`, which changes nothing, between the jobs that came before and after. */
+  inspect<T>(step: () => Promise<T>): Promise<T> {
+    return new Promise((resolve, reject) => {
+      const run = (): Promise<void> => step().then(resolve, reject);
+      this.#enqueue({ kind: 'inspect', run });
+    });
   }
 
-  /** Stops the timer. The caller has flushed. */
-  stop(): void {
-    if (this.#timer !== null) clearTimeout(this.#timer);
-    this.#timer = null;
+  /** Takes no more changes, and resolves when everything acknowledged is durable. */
+  async close(): Promise<void> {
+    this.#isClosing = true;
+    try {
+      await this.flush();
+    } finally {
+      if (this.#timer !== null) clearTimeout(this.#timer);
+      this.#timer = null;
+    }
   }
 
   #checkWritable(): void {
     const { health, counters } = this.#path;
+    if (this.#isClosing) throw new VdoError('Closed', 'the volume is being closed');
     if (health.failure !== null) counters.readOnlyErrors++;
     health.check();
   }
@@ -253,6 +256,9 @@ export class Engine {
       case 'flush':
         await this.#runFlush(job.waiting);
         break;
+      case 'inspect':
+        await job.run();
+        break;
       case 'tick':
         await this.#runTick();
         break;
@@ -333,7 +339,14 @@ export class Engine {
   #armTimer(): void {
     const { packer, committer, health } = this.#path;
     const isDirty = this.#jobs.length > 0 || packer.fragmentCount > 0 || committer.isDirty;
-    if (this.#tickMs === 0 || this.#timer !== null || !isDirty || health.failure !== null) return;
+    if (
+      this.#tickMs === 0 ||
+      this.#isClosing ||
+      this.#timer !== null ||
+      !isDirty ||
+      health.failure !== null
+    )
+      return;
     this.#timer = setTimeout(() => {
       this.#timer = null;
       if (this.#jobs.at(-1)?.kind !== 'tick') this.#enqueue({ kind: 'tick' });

@@ -55,7 +55,8 @@ export class Writer {
     if (batch.partialRows > 0) await this.#merge(batch);
     for (let row = 0; row < batch.count; row++) packer.detach(batch.lbn[row]!);
     await Promise.all([
-      pool.hash(batch.base, batch.base + batch.count),
+      batch.endHashed > 0 &&
+        pool.hash(batch.base + batch.firstHashed, batch.base + batch.endHashed),
       this.#locate(batch.lbn, batch.count, batch.deferred),
     ]);
     batch.fate.fill(Fate.Unique, 0, batch.count);

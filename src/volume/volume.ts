@@ -101,7 +101,7 @@ export class Volume implements BlockDevice {
     };
     const first = Math.floor(offset / BLOCK_SIZE);
     const end = Math.ceil((offset + length) / BLOCK_SIZE);
-    await this.#parts.engine.exclusively(() => this.#eachKind(first, end, add));
+    await this.#parts.engine.inspect(() => this.#eachKind(first, end, add));
     return found;
   }
 
@@ -123,8 +123,7 @@ export class Volume implements BlockDevice {
     const { engine, path, storage } = this.#parts;
     try {
       if (!this.readOnly) {
-        await engine.flush();
-        engine.stop();
+        await engine.close();
         await path.committer.checkpoint();
       }
       await path.index.close();
@@ -133,7 +132,6 @@ export class Volume implements BlockDevice {
         await storage.flush();
       }
     } finally {
-      engine.stop();
       await path.committer.settle();
       await path.pool.close();
       await this.#parts.release();
