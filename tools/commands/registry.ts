@@ -10,15 +10,15 @@ export const COMMANDS: Readonly<Record<string, Loader>> = {
   format: () => import('./format.ts'),
   info: () => import('./info.ts'),
   dump: () => import('./dump.ts'),
+  create: () => import('./create.ts'),
+  import: () => import('./import.ts'),
+  export: () => import('./export.ts'),
+  stats: () => import('./stats.ts'),
 };
 
 /** Names that later versions give a meaning. */
 export const RESERVED: readonly string[] = [
-  'create',
-  'import',
-  'export',
   'serve',
-  'stats',
   'measure',
   'audit',
   'grow',

@@ -1,0 +1,115 @@
+/** What the commands that move images have in common: index choice, sources, the report. */
+import { BLOCK_SIZE } from '../../src/base/constants.ts';
+import { VdoError } from '../../src/base/errors.ts';
+import type { Statistics } from '../../src/volume/statistics.ts';
+import type { Volume } from '../../src/volume/volume.ts';
+import { importImage } from '../../src/transfer/import-image.ts';
+import type { ImageSource } from '../../src/transfer/image-source.ts';
+import type { Arguments } from './args.ts';
+import { printJson, printLines } from './json.ts';
+import { Progress } from './progress.ts';
+import { formatSize } from './sizes.ts';
+
+export const INDEX_CHOICES = ['memory', 'level', 'off'] as const;
+
+export const INDEX_OPTION = {
+  value: 'KIND',
+  help: 'where duplicates are looked up: memory (gone afterwards), level (FILE.index), off',
+} as const;
+
+/** The index that was asked for. Fails with `InvalidArgument`. */
+export function indexOf(args: Arguments, fallback: 'memory' | 'level'): 'memory' | 'level' | 'off' {
+  if (args.text('index') === 'uds') {
+    throw new VdoError('InvalidArgument', '--index uds is not available in this version');
+  }
+  return args.choice('index', INDEX_CHOICES) ?? fallback;
+}
+
+export interface Placed {
+  readonly path: string;
+  readonly offset: number;
+  readonly bytes: number;
+}
+
+export interface Transferred {
+  readonly sources: readonly Placed[];
+  readonly bytes: number;
+  readonly zeroBlocks: number;
+  readonly seconds: number;
+  /** Of the volume, when all was flushed. */
+  readonly statistics: Statistics;
+}
+
+/**
+ * Imports sources one after another from byte `at`, each on a multiple of 4096, with progress, and
+ * flushes.
+ */
+export async function importAll(
+  volume: Volume,
+  sources: readonly ImageSource[],
+  args: Arguments,
+  options: { at: number; isFresh: boolean; label: string },
+): Promise<Transferred> {
+  const total = sources.reduce((sum, { size }) => sum + (size ?? NaN), 0);
+  const progress = new Progress({
+    label: options.label,
+    total: Number.isNaN(total) ? undefined : total,
+    quiet: args.quiet,
+  });
+  const placed: Placed[] = [];
+  let bytes = 0;
+  let zeroBlocks = 0;
+  let at = options.at;
+  try {
+    for (const source of sources) {
+      const done = bytes;
+      const imported = await importImage(volume, source, {
+        at,
+        isFresh: options.isFresh,
+        signal: args.signal,
+        onProgress: (now) => progress.update(done + now),
+      });
+      placed.push({ path: source.path, offset: at, bytes: imported.bytes });
+      bytes += imported.bytes;
+      zeroBlocks += imported.zeroBlocks;
+      at = Math.ceil((at + imported.bytes) / BLOCK_SIZE) * BLOCK_SIZE;
+    }
+    await volume.flush();
+  } finally {
+    progress.finish();
+  }
+  const { seconds } = progress;
+  return { sources: placed, bytes, zeroBlocks, seconds, statistics: volume.statistics() };
+}
+
+/** Prints what an import did, for people or as JSON. */
+export function reportImport(args: Arguments, path: string, transferred: Transferred): void {
+  const { statistics, ...done } = transferred;
+  const blocks = statistics['blocks'] as Record<string, number>;
+  const packer = statistics['packer'] as Record<string, number>;
+  const report = {
+    path,
+    ...done,
+    blocks: done.zeroBlocks + blocks['written']!,
+    duplicateBlocks: blocks['duplicate']!,
+    compressedBlocks: packer['compressedFragmentsWritten']!,
+    packedBlocks: packer['compressedBlocksWritten']!,
+    storedBlocks: blocks['stored']!,
+  };
+  if (args.json) {
+    printJson(report);
+    return;
+  }
+  const rate = formatSize(Math.round(report.bytes / Math.max(1e-3, report.seconds)));
+  const stored = report.storedBlocks * BLOCK_SIZE;
+  const ratio = stored === 0 ? '' : ` (${(report.bytes / stored).toFixed(2)} : 1)`;
+  printLines([
+    ...report.sources.map(
+      ({ path: source, offset, bytes }) => `${source}: ${formatSize(bytes)} at byte ${offset}`,
+    ),
+    `${formatSize(report.bytes)} in ${report.seconds.toFixed(1)} s, ${rate}/s`,
+    `${report.blocks} blocks: ${report.zeroBlocks} zero, ${report.duplicateBlocks} duplicate, ` +
+      `${report.compressedBlocks} compressed into ${report.packedBlocks}`,
+    `stored in ${report.storedBlocks} blocks, ${formatSize(stored)}${ratio}`,
+  ]);
+}
