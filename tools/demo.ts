@@ -131,7 +131,8 @@ async function readBack(file: string, images: readonly Image[], socket: string):
 }
 
 async function main(folder: string): Promise<boolean> {
-  const source = path.join(projectFolder(), 'node_modules');
+  // The real folder: a link to it would be copied as a link, and the changes hit the original.
+  const source = fs.realpathSync(path.join(projectFolder(), 'node_modules'));
   const copy = path.join(folder, 'copy');
   printLines([`making two images of ${source}, the second one changed …`]);
   copyChanged(source, copy);
