@@ -1,0 +1,214 @@
+/**
+ * The whole engine on a plain file, `memory` index, all cores: sequential writes and reads of 1 MiB,
+ * random ones of 4 KiB. Each writing run ends with one flush, which counts. What is written is checked
+ * by reading parts of it back, outside of the measurement.
+ */
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { BLOCK_SIZE, GiB, MiB } from '../src/base/constants.ts';
+import { formatVolume } from '../src/volume/format.ts';
+import { openVolume } from '../src/volume/open.ts';
+import type { Volume } from '../src/volume/volume.ts';
+import { compressibleFill, Random, randomFill } from './data.ts';
+import { percentile, type Row } from './table.ts';
+
+export interface EngineOptions {
+  /** Bytes of each sequential run, a multiple of 1 MiB. */
+  readonly bytes: number;
+  /** Random operations of each run. */
+  readonly operations: number;
+  /** Where the volumes are made. */
+  readonly directory?: string;
+}
+
+const WRITE_DEPTH = 16;
+const READ_DEPTH = 4;
+const BLOCKS_PER_MIB = MiB / BLOCK_SIZE;
+/** Larger than the processor's caches; blocks are stamped to be unique as they are written. */
+const POOL_MIB = 64;
+
+/** Runs operations 0 … `count` − 1, `depth` at a time, then `last`; measures all of it. */
+async function run(
+  name: string,
+  { count, depth, bytes }: { count: number; depth: number; bytes: number },
+  operation: (i: number) => Promise<unknown>,
+  last?: () => Promise<void>,
+): Promise<Row> {
+  const latencies = new Float64Array(count);
+  const cpu = process.cpuUsage();
+  const start = performance.now();
+  let next = 0;
+  const worker = async (): Promise<void> => {
+    for (let i = next++; i < count; i = next++) {
+      const begin = performance.now();
+      await operation(i);
+      latencies[i] = (performance.now() - begin) * 1000;
+    }
+  };
+  await Promise.all(Array.from({ length: depth }, worker));
+  await last?.();
+  const seconds = (performance.now() - start) / 1000;
+  const { user, system } = process.cpuUsage(cpu);
+  latencies.sort();
+  return {
+    name,
+    megabytesPerSecond: (count * bytes) / 1e6 / seconds,
+    cpuMicroseconds: (user + system) / ((count * bytes) / BLOCK_SIZE),
+    p50Microseconds: percentile(latencies, 0.5),
+    p99Microseconds: percentile(latencies, 0.99),
+  };
+}
+
+/** A source of blocks in 64 MiB: whole mebibytes that are made unique by a stamp in each block. */
+class BlockPool {
+  readonly #bytes = new Uint8Array(POOL_MIB * MiB);
+  #stamp = 0;
+
+  constructor(fill: (bytes: Uint8Array, seed: number) => void) {
+    fill(this.#bytes, 1);
+  }
+
+  /** Mebibyte `i` of the pool; every `step`-th block of it is made unlike any before (0: none). */
+  take(i: number, step: number): Uint8Array {
+    const start = (i % POOL_MIB) * MiB;
+    const piece = this.#bytes.subarray(start, start + MiB);
+    const view = new DataView(piece.buffer, piece.byteOffset, MiB);
+    for (let block = 0; step > 0 && block < BLOCKS_PER_MIB; block += step) {
+      view.setFloat64(block * BLOCK_SIZE + 16, ++this.#stamp);
+    }
+    return piece;
+  }
+
+  /** One block, made unlike any before. */
+  takeBlock(i: number): Uint8Array {
+    const start = (i * BLOCK_SIZE) % (POOL_MIB * MiB);
+    const block = this.#bytes.subarray(start, start + BLOCK_SIZE);
+    new DataView(block.buffer, block.byteOffset).setFloat64(16, ++this.#stamp);
+    return block;
+  }
+}
+
+async function withVolume<T>(
+  options: EngineOptions,
+  body: (volume: Volume) => Promise<T>,
+): Promise<T> {
+  const directory = mkdtempSync(join(options.directory ?? tmpdir(), 'uvdo-bench-'));
+  try {
+    const path = join(directory, 'bench.vdo');
+    // Room for all runs of one volume, none of them saving anything.
+    const size = 4 * GiB + 4 * options.bytes;
+    await formatVolume(path, { size, logicalSize: size, noIndex: true });
+    const volume = await openVolume(path, { index: 'memory', compression: true });
+    try {
+      return await body(volume);
+    } finally {
+      await volume.close();
+    }
+  } finally {
+    rmSync(directory, { recursive: true });
+  }
+}
+
+async function check(volume: Volume, offset: number, expected: Uint8Array): Promise<void> {
+  const bytes = await volume.read(offset, expected.length);
+  if (Buffer.compare(bytes, expected) !== 0) throw new Error(`wrong bytes at ${offset}`);
+}
+
+/** What a sequential run writes, and on what. */
+interface Writes {
+  readonly what: string;
+  readonly pool: BlockPool;
+  /** Every `step`-th block is unique; 0: none is. */
+  readonly step: number;
+  /** The pool is in the volume already, elsewhere. */
+  readonly stored?: boolean;
+}
+
+/** Sequential writes, then what `then` does on the same volume. */
+async function sequential(
+  options: EngineOptions,
+  { what, pool, step, stored }: Writes,
+  then?: (volume: Volume) => Promise<Row[]>,
+): Promise<Row[]> {
+  const count = options.bytes / MiB;
+  return withVolume(options, async (volume) => {
+    if (stored === true) {
+      for (let i = 0; i < POOL_MIB; i++) {
+        await volume.write(options.bytes + i * MiB, pool.take(i, 0));
+      }
+      await volume.flush();
+    }
+    const before = usedBlocks(volume);
+    const row = await run(
+      `write 1 MiB, ${what}`,
+      { count, depth: WRITE_DEPTH, bytes: MiB },
+      (i) => volume.write(i * MiB, pool.take(i, step)),
+      () => volume.flush(),
+    );
+    const remark = `${count * BLOCKS_PER_MIB} blocks in ${usedBlocks(volume) - before}`;
+    // The last pass over the pool is in it still.
+    for (const i of [count - 1, Math.max(0, count - POOL_MIB)]) {
+      await check(volume, i * MiB, pool.take(i, 0));
+    }
+    return [{ ...row, remark }, ...((await then?.(volume)) ?? [])];
+  });
+}
+
+function usedBlocks(volume: Volume): number {
+  return Number(volume.statistics().dataBlocksUsed);
+}
+
+async function sequentialRead(options: EngineOptions, name: string, volume: Volume): Promise<Row> {
+  const buffers = Array.from({ length: READ_DEPTH }, () => new Uint8Array(MiB));
+  const task = { count: options.bytes / MiB, depth: READ_DEPTH, bytes: MiB };
+  return run(name, task, async (i) => {
+    const buffer = buffers.pop()!;
+    await volume.read(i * MiB, MiB, buffer);
+    buffers.push(buffer);
+  });
+}
+
+async function randomRows(options: EngineOptions, volume: Volume, pool: BlockPool): Promise<Row[]> {
+  const blocks = options.bytes / BLOCK_SIZE;
+  const rows: Row[] = [];
+  for (const depth of [32, 1]) {
+    const random = new Random(depth);
+    const count = depth === 1 ? Math.ceil(options.operations / 4) : options.operations;
+    const task = { count, depth, bytes: BLOCK_SIZE };
+    rows.push(
+      await run(`read 4 KiB at random, depth ${depth}`, task, () =>
+        volume.read(random.below(blocks) * BLOCK_SIZE, BLOCK_SIZE),
+      ),
+      await run(
+        `write 4 KiB at random, depth ${depth}`,
+        task,
+        (i) => volume.write(random.below(blocks) * BLOCK_SIZE, pool.takeBlock(i)),
+        () => volume.flush(),
+      ),
+    );
+  }
+  return rows;
+}
+
+export async function engineRows(options: EngineOptions): Promise<Row[]> {
+  const noise = new BlockPool(randomFill);
+  const half = new BlockPool(compressibleFill);
+  const zeros = new BlockPool((bytes) => bytes.fill(0));
+  const rows: Row[] = [];
+  const add = async (...args: [Writes, ((volume: Volume) => Promise<Row[]>)?]): Promise<void> => {
+    rows.push(...(await sequential(options, ...args)));
+  };
+  await add({ what: 'unique 2:1', pool: half, step: 1 }, async (volume) => [
+    await sequentialRead(options, 'read 1 MiB, compressed', volume),
+  ]);
+  await add({ what: 'unique noise', pool: noise, step: 1 }, async (volume) => [
+    await sequentialRead(options, 'read 1 MiB, not compressed', volume),
+    ...(await randomRows(options, volume, noise)),
+  ]);
+  await add({ what: '50 % duplicate noise', pool: noise, step: 2, stored: true });
+  await add({ what: 'duplicate noise', pool: noise, step: 0, stored: true });
+  await add({ what: 'duplicate 2:1', pool: half, step: 0, stored: true });
+  await add({ what: 'zeros', pool: zeros, step: 0 });
+  return rows;
+}

@@ -1,0 +1,59 @@
+/**
+ * `npm run bench`: measures the parts and the whole engine and prints one table.
+ *
+ *     npm run bench -- [--quick] [--kernels | --engine] [--size MIB] [--dir DIRECTORY] [--write]
+ *
+ * `--write` puts the table, commit and machine into docs/PERFORMANCE.md; `--quick` is a smoke test.
+ */
+import { parseArgs } from 'node:util';
+import { MiB } from '../src/base/constants.ts';
+import { engineRows, type EngineOptions } from './engine.ts';
+import { kernelRows, type KernelOptions } from './kernels.ts';
+import { machine, tableOf, writeBetweenMarks, type Row } from './table.ts';
+
+const USAGE =
+  'npm run bench -- [--quick] [--kernels | --engine] [--size MIB] [--dir DIR] [--write]';
+
+function parse() {
+  try {
+    const { values } = parseArgs({
+      options: {
+        quick: { type: 'boolean', default: false },
+        kernels: { type: 'boolean', default: false },
+        engine: { type: 'boolean', default: false },
+        size: { type: 'string' },
+        dir: { type: 'string' },
+        write: { type: 'boolean', default: false },
+      },
+    });
+    const size = Number(values.size ?? (values.quick ? 8 : 512));
+    if (!Number.isInteger(size) || size < 1) throw new Error('--size takes whole MiB');
+    return { ...values, size };
+  } catch (error) {
+    console.error(`${(error as Error).message}\n${USAGE}`);
+    process.exit(2);
+  }
+}
+
+const options = parse();
+const kernelOptions: KernelOptions = options.quick
+  ? { milliseconds: 5, records: 10_000 }
+  : { milliseconds: 400, records: 1_000_000 };
+const engineOptions: EngineOptions = {
+  bytes: options.size * MiB,
+  operations: options.quick ? 200 : 20_000,
+  ...(options.dir === undefined ? {} : { directory: options.dir }),
+};
+
+const rows: Row[] = [];
+if (!options.engine) rows.push(...(await kernelRows(kernelOptions)));
+if (!options.kernels) rows.push(...(await engineRows(engineOptions)));
+const text = [
+  machine(),
+  `Runs of ${options.size} MiB, each with one final flush. CPU is that of the whole process, for each`,
+  '4 KiB or, where there are no MB/s, each operation.',
+  '',
+  tableOf(rows),
+].join('\n');
+console.log(text);
+if (options.write) writeBetweenMarks('docs/PERFORMANCE.md', text);
