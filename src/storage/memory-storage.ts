@@ -71,7 +71,7 @@ export class MemoryStorage implements Storage {
         const length = Math.min(this.#chunkBytes - start, bytes.length - done);
         const chunk = this.#chunks.get(number);
         if (chunk === undefined) bytes.fill(0, done, done + length);
-        else bytes.set(chunk.bytes.subarray(start, start + length), done);
+        else bytes.set(part(chunk.bytes, start, length), done);
         done += length;
       }
     }
@@ -86,7 +86,7 @@ export class MemoryStorage implements Storage {
         const number = Math.floor((offset + done) / this.#chunkBytes);
         const start = offset + done - number * this.#chunkBytes;
         const length = Math.min(this.#chunkBytes - start, bytes.length - done);
-        this.#writable(number, length).set(bytes.subarray(done, done + length), start);
+        this.#writable(number, length).set(part(bytes, done, length), start);
         done += length;
       }
     }
@@ -135,4 +135,9 @@ export class MemoryStorage implements Storage {
       }
     }
   }
+}
+
+/** A range of `bytes`; no new view when that is all of them, which is the common case. */
+function part(bytes: Uint8Array, start: number, length: number): Uint8Array {
+  return length === bytes.length ? bytes : bytes.subarray(start, start + length);
 }

@@ -41,6 +41,8 @@ export interface ModelOptions {
   /** Entries after which an epoch closes by itself. */
   readonly epochEntries: number;
   readonly heldLimit: number;
+  /** Part of the recovery journal in use at which a checkpoint starts. */
+  readonly checkpointAt: number;
   readonly random: { below(limit: number): number; chance(probability: number): boolean };
 }
 
@@ -150,6 +152,11 @@ export class Model {
     }
   }
 
+  /** Asks for a checkpoint at the next close, beside whatever else goes on. */
+  wantCheckpoint(): void {
+    this.#checkpointWanted = true;
+  }
+
   /** Runs a whole checkpoint of everything that is in memory now. */
   *checkpointNow(): Generator<Wait, void, void> {
     yield { until: () => !this.#checkpointRunning || this.readOnly };
@@ -212,7 +219,8 @@ export class Model {
     this.#epochEntries += entries;
     if (this.#epochEntries >= this.options.epochEntries) this.#commitWanted = true;
     if (this.held.size >= this.options.heldLimit) this.#commitWanted = true;
-    if (this.journal.length * 2 > this.layout.journalBlocks) this.#checkpointWanted = true;
+    const { checkpointAt } = this.options;
+    if (this.journal.length > checkpointAt * this.layout.journalBlocks) this.wantCheckpoint();
   }
 
   hold(pbn: number): void {

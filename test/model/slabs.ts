@@ -202,20 +202,20 @@ function* loadCounts(layout: VolumeLayout, state: SlabState): Steps<ScrubbedCoun
   return new ScrubbedCounts(layout, state.slab, blocks);
 }
 
-/** Step H for one dirty slab. Leaves the new summary entry in `state`. */
-export function* scrubSlab(layout: VolumeLayout, state: SlabState): Steps<void> {
-  const counts = yield* loadCounts(layout, state);
-  const { slab, summary } = state;
+/** Applies the whole slab journal, unless it reads as never used. Returns the point of its end. */
+function* applyJournal(
+  layout: VolumeLayout,
+  { slab, tail }: SlabState,
+  counts: ScrubbedCounts,
+): Steps<number> {
+  if (tail === 1) return 0;
   const size = layout.slabJournalBlocks;
   const start = deviceBlock(layout, slabPlace(layout, slab).journal);
   const journal = yield* readBlocks(range(start, size));
-  const last = decodeSlabJournalHeader(
-    journal[(summary.tailOffset + size - 1) % size]!,
-    layout.nonce,
-  );
-  if (!last) throw new Damaged(`slab ${slab}: no tail block`);
+  const last = decodeSlabJournalHeader(journal[(tail - 1) % size]!, layout.nonce);
+  if (!last || last.sequence !== tail - 1) throw new Damaged(`slab ${slab}: no tail block`);
   let point = 0;
-  for (let sequence = last.head; sequence <= last.sequence; sequence++) {
+  for (let sequence = last.head; sequence < tail; sequence++) {
     const block = journal[sequence % size]!;
     const header = decodeSlabJournalHeader(block, layout.nonce);
     const limit = header?.full ? FULL_ENTRIES : PLAIN_ENTRIES;
@@ -227,6 +227,14 @@ export function* scrubSlab(layout: VolumeLayout, state: SlabState): Steps<void> 
     }
     point = sequence * 65536 + Math.max(0, header.count - 1);
   }
+  return point;
+}
+
+/** Step H for one dirty slab. Leaves the new summary entry in `state`. */
+export function* scrubSlab(layout: VolumeLayout, state: SlabState): Steps<void> {
+  const counts = yield* loadCounts(layout, state);
+  const { slab, summary } = state;
+  const point = yield* applyJournal(layout, state, counts);
   const writes = new Map<number, Buffer>();
   counts.blocks.forEach((block, i) => {
     if (summary.load && !counts.changed.has(i)) return;

@@ -46,8 +46,8 @@ export function recoverImage(
 }
 
 function readContent(image: MemoryStorage, layout: VolumeLayout, mapping: Mapping): Buffer {
-  const block = Buffer.alloc(BLOCK);
-  if (mapping.pbn === 0) return block;
+  if (mapping.pbn === 0) return Buffer.alloc(BLOCK);
+  const block = Buffer.allocUnsafe(BLOCK);
   image.readSync([{ offset: (mapping.pbn - layout.bioOffset) * BLOCK, bytes: block }]);
   return mapping.state === 1 ? block : expandSlot(block, mapping.state - 2);
 }

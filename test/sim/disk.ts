@@ -271,7 +271,9 @@ export class FaultyDisk implements Storage {
       for (const write of covered) write.lost ||= this.#random.chance(0.7);
       return;
     }
-    for (const write of covered) if (!write.lost) this.#durable.writeSync([write]);
+    // Another flush may have made some of them durable, and newer writes over them, since.
+    const durable = this.#unflushed.filter((write) => covered.has(write) && !write.lost);
+    this.#durable.writeSync(durable);
     this.#unflushed = this.#unflushed.filter((write) => write.lost || !covered.has(write));
   }
 

@@ -34,14 +34,26 @@ export interface StoryOptions {
   readonly sabotage?: Sabotage | undefined;
   /** Crashes examined at each storage operation, on average. */
   readonly crashesPerOperation?: number;
+  /** Drawn from the seed if absent. */
+  readonly kind?: StoryKind | undefined;
 }
 
+/**
+ * `small`: everything at once on tiny slabs; `wrap`: the recovery journal runs full; `slab`: a slab
+ * journal runs full; `wide`: slabs of several reference blocks.
+ */
+export type StoryKind = 'small' | 'wrap' | 'slab' | 'wide';
+
 interface Plan {
+  readonly kind: StoryKind;
   readonly tiny: TinyGeometry;
   readonly lbns: readonly number[];
   readonly frames: number;
   readonly epochEntries: number;
   readonly heldLimit: number;
+  readonly flushChance: number;
+  readonly checkpointAt: number;
+  readonly checkpointChance: number;
   readonly batches: number;
   readonly batchRequests: number;
   readonly contents: number;
@@ -49,55 +61,85 @@ interface Plan {
 }
 
 /** Draws everything about a story that stays the same through its lives. */
-function plan(random: Random, crashes: number): Plan {
-  const kind = random.pick(['small', 'small', 'small', 'busy', 'wide'] as const);
-  const roots = kind === 'wide' ? 1 : random.between(1, 2);
-  const journalBlocks = random.pick([16, 16, 32, 64]);
-  const base = {
-    journalBlocks,
-    slabCount: 3,
-    logicalBlocks: 812 * 60 * 2,
-    zoneCount: random.pick([0, 1, 3]),
-  };
+function plan(random: Random, crashes: number, wanted: StoryKind | undefined): Plan {
+  const drawn = random.pick(['small', 'small', 'small', 'wrap', 'slab', 'wide'] as const);
+  const kind = wanted ?? drawn;
+  const perRoot = kind === 'slab' ? 4 : random.between(3, 12);
   const lbns: number[] = [];
-  const perRoot = kind === 'busy' ? 4 : random.between(3, 12);
-  for (let root = 0; root < roots; root++) {
+  for (let root = 0; root < (kind === 'wide' ? 1 : random.between(1, 2)); root++) {
     for (let i = 0; i < perRoot; i++) lbns.push(root * 812 + random.below(812));
     if (random.chance(0.3)) lbns.push((60 + root) * 812 + 811);
   }
-  const shared = { lbns, frames: random.pick([22, 24, 60]), heldLimit: random.pick([4, 20, 1000]) };
-  if (kind === 'busy') {
-    // Thousands of entries on few blocks: slab journals run full, the journal wraps.
-    return {
-      ...shared,
-      tiny: {
-        ...base,
-        slabBlocks: 256,
-        slabJournalBlocks: random.pick([3, 3, 4, 5]),
-        slabCount: random.between(1, 2),
-      },
-      epochEntries: random.pick([100, 700, 3000]),
-      batches: random.between(30, 80),
-      batchRequests: random.between(80, 200),
-      contents: 3,
-      crashChance: 0.15 * crashes,
-    };
-  }
-  const slabBlocks = kind === 'wide' ? 8192 : random.pick([32, 64, 128]);
-  return {
-    ...shared,
-    tiny: {
-      ...base,
-      slabBlocks,
-      slabJournalBlocks: random.pick([3, 4, 8, 16]),
-      slabCount: kind === 'wide' ? 2 : 3,
-    },
-    epochEntries: random.pick([3, 40, 300]),
-    batches: random.between(6, 40),
-    batchRequests: random.pick([1, 4, 20]),
+  const zoneCount = random.pick([0, 1, 3]);
+  const shared = {
+    kind,
+    lbns,
+    frames: random.pick([22, 24, 60]),
+    heldLimit: random.pick([4, 20, 1000]),
+    flushChance: random.pick([0.05, 0.3, 0.6]),
     contents: random.pick([2, 6, 1000]),
-    crashChance: crashes,
   };
+  const tiny = { slabCount: 3, logicalBlocks: 812 * 60 * 2, zoneCount };
+  switch (kind) {
+    case 'small':
+    case 'wide':
+      return {
+        ...shared,
+        tiny: {
+          ...tiny,
+          slabBlocks: kind === 'wide' ? 8192 : random.pick([32, 64, 128]),
+          slabCount: kind === 'wide' ? 2 : 3,
+          slabJournalBlocks: random.pick([3, 4, 8, 16]),
+          journalBlocks: random.pick([16, 32, 64]),
+        },
+        epochEntries: random.pick([3, 40, 300]),
+        checkpointAt: random.pick([0.2, 0.5]),
+        checkpointChance: 0.15,
+        batches: random.between(6, 40),
+        batchRequests: random.pick([1, 4, 20]),
+        crashChance: crashes,
+      };
+    case 'wrap':
+      // The recovery journal runs full and wraps, in epochs of many blocks.
+      return {
+        ...shared,
+        tiny: {
+          ...tiny,
+          slabBlocks: 64,
+          slabJournalBlocks: 8,
+          journalBlocks: random.pick([16, 16, 32]),
+        },
+        flushChance: random.pick([0.01, 0.05]),
+        epochEntries: random.pick([300, 1500, 5000]),
+        checkpointAt: random.pick([0.3, 0.5, 2]),
+        checkpointChance: random.pick([0.01, 0.1]),
+        heldLimit: 1000,
+        batches: random.between(20, 60),
+        batchRequests: random.between(80, 200),
+        crashChance: crashes,
+      };
+    case 'slab':
+      // Thousands of entries on few blocks of one slab: the slab journal runs full.
+      return {
+        ...shared,
+        tiny: {
+          ...tiny,
+          slabBlocks: 256,
+          slabJournalBlocks: random.pick([3, 3, 4, 5]),
+          slabCount: 1,
+          journalBlocks: random.pick([32, 64]),
+        },
+        flushChance: random.pick([0.02, 0.2]),
+        epochEntries: random.pick([300, 1500, 5000]),
+        checkpointAt: random.pick([0.3, 2]),
+        checkpointChance: random.pick([0.01, 0.1]),
+        heldLimit: 1000,
+        batches: random.between(10, 40),
+        batchRequests: random.between(150, 200),
+        contents: 4,
+        crashChance: 0.5 * crashes,
+      };
+  }
 }
 
 /** A new volume on a disk full of the most misleading leftovers there can be. */
@@ -133,6 +175,8 @@ class Story {
   readonly #contents: Contents;
   #storage: MemoryStorage;
   #nextContent = 1;
+  /** Blocks that a wrap story discarded last, rather than zeroed: each request makes an entry. */
+  readonly #discarded = new Set<number>();
   crashes = 0;
   operations = 0;
   lives = 0;
@@ -141,7 +185,7 @@ class Story {
 
   constructor(seed: number, options: StoryOptions) {
     this.#random = new Random(seed);
-    this.#plan = plan(this.#random, options.crashesPerOperation ?? 1);
+    this.#plan = plan(this.#random, options.crashesPerOperation ?? 1, options.kind);
     this.#sabotage = options.sabotage;
     this.#storage = formatHostile(this.#plan.tiny, this.#random);
     this.#contents = new Contents(runNow(readLayout(), this.#storage).nonce);
@@ -167,8 +211,15 @@ class Story {
       onOperation: (at) => this.#operation(at),
     });
     const scheduler = new Scheduler(disk, random);
-    const { frames, epochEntries, heldLimit } = this.#plan;
-    const options = { sabotage: this.#sabotage, frames, epochEntries, heldLimit, random };
+    const { frames, epochEntries, heldLimit, checkpointAt } = this.#plan;
+    const options = {
+      sabotage: this.#sabotage,
+      frames,
+      epochEntries,
+      heldLimit,
+      checkpointAt,
+      random,
+    };
     let model: Model | undefined;
     try {
       model = Model.open(disk, scheduler, options);
@@ -202,13 +253,14 @@ class Story {
           this.#oracle.wrote(lbn, discard ? ZEROS : content),
         );
       }
-      if (random.chance(0.3)) {
+      if (random.chance(this.#plan.flushChance)) {
         const mark = this.#oracle.mark();
         const flush = model.flush(() => this.#oracle.flushed(mark));
         if (random.chance(0.5)) scheduler.spawn(flush);
         else yield* flush;
       }
-      if (random.chance(0.1)) yield* model.checkpointNow();
+      if (random.chance(this.#plan.checkpointChance)) model.wantCheckpoint();
+      if (random.chance(this.#plan.checkpointChance / 5)) yield* model.checkpointNow();
     }
   }
 
@@ -219,6 +271,7 @@ class Story {
     const lbn = random.pick(lbns);
     if (room > 0 && room < 200 && random.chance(0.15)) {
       // Fills the last journal block exactly: an entry each, on one block.
+      if (random.chance(0.5)) model.wantCheckpoint();
       return Array.from({ length: room }, (_, i) => ({
         lbn,
         content: ZEROS,
@@ -237,18 +290,29 @@ class Story {
   #request(): Request {
     const random = this.#random;
     const lbn = random.pick(this.#plan.lbns);
-    const kind = random.below(10);
+    // In a slab story every request costs an increment and a decrement in the slab.
+    const kind = this.#plan.kind === 'slab' ? 9 : random.below(10);
+    if (this.#plan.kind === 'wrap' && kind < 7) {
+      const discard = !this.#discarded.delete(lbn);
+      if (discard) this.#discarded.add(lbn);
+      return { lbn, content: ZEROS, discard };
+    }
     if (kind === 0) return { lbn, content: ZEROS, discard: true };
     if (kind === 1) return { lbn, content: ZEROS };
     const { tiny, contents } = this.#plan;
     if (kind === 2) {
       return { lbn, content: pageLike(62 + random.below(tiny.slabBlocks * tiny.slabCount)) };
     }
-    const fresh = random.chance(contents > 100 ? 0.6 : 0.15);
+    const fresh = random.chance(this.#plan.kind === 'slab' ? 0.01 : contents > 100 ? 0.6 : 0.15);
     const content = fresh
       ? this.#nextContent++
       : 1 + random.below(Math.min(contents, this.#nextContent));
-    return { lbn, content, share: random.chance(0.8), pack: random.chance(0.3) };
+    return {
+      lbn,
+      content,
+      share: random.chance(this.#plan.kind === 'slab' ? 1 : 0.8),
+      pack: random.chance(0.3),
+    };
   }
 
   /** The power goes here, in as many ways as the plan wants. */
