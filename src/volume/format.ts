@@ -175,7 +175,7 @@ function formatDevice(path: string, options: FormatVolumeOptions): Promise<Forma
     if (options.size !== undefined && options.size !== storage.size) {
       throw new VdoError(
         'InvalidArgument',
-        `${path} has ${storage.size} bytes: the size of a device is not chosen`,
+        `${path} has ${storage.size} bytes: the size of a device cannot be chosen, leave --size out`,
       );
     }
     return formatStorage(storage, options);

@@ -76,7 +76,7 @@ export const command: Command = {
     const index = indexMemory === null ? 'no index' : `index memory ${indexMemory} GB`;
     printLines([
       `${path}: ${formatSize(physicalSize)} physical, ${formatSize(logicalSize)} logical, ` +
-        `${slabs} slabs of ${formatSize(slabSize)}, ${index}${geometry.sparse ? ', sparse' : ''}`,
+        `${slabs} ${slabs === 1 ? 'slab' : 'slabs'} of ${formatSize(slabSize)}, ${index}${geometry.sparse ? ', sparse' : ''}`,
     ]);
   },
 };
