@@ -1,0 +1,72 @@
+/**
+ * Bytes received from a socket and not yet understood: the chunks as they came, taken off the front
+ * without a copy where a message lies in one chunk.
+ */
+export class ByteQueue {
+  #chunks: Buffer[] = [];
+  /** The first chunk still in use, and how much of it is taken. */
+  #head = 0;
+  #offset = 0;
+  #length = 0;
+
+  get length(): number {
+    return this.#length;
+  }
+
+  push(chunk: Buffer): void {
+    if (chunk.length === 0) return;
+    this.#chunks.push(chunk);
+    this.#length += chunk.length;
+  }
+
+  /** The next `length` bytes, of which there must be as many. A view, or a copy where they are split. */
+  take(length: number): Buffer {
+    const first = this.#chunks[this.#head];
+    if (first !== undefined && first.length - this.#offset >= length) {
+      const bytes = first.subarray(this.#offset, this.#offset + length);
+      this.#drop(length);
+      return bytes;
+    }
+    const bytes = Buffer.allocUnsafe(length);
+    this.moveTo(bytes, 0);
+    return bytes;
+  }
+
+  /** Moves as many bytes as there are, or as `target` takes from `at` on. Returns how many. */
+  moveTo(target: Buffer, at: number): number {
+    const wanted = Math.min(target.length - at, this.#length);
+    for (let done = 0; done < wanted;) {
+      const chunk = this.#chunks[this.#head]!;
+      const part = Math.min(chunk.length - this.#offset, wanted - done);
+      chunk.copy(target, at + done, this.#offset, this.#offset + part);
+      done += part;
+      this.#drop(part);
+    }
+    return wanted;
+  }
+
+  /** Drops as many bytes as there are, up to `limit`. Returns how many. */
+  skip(limit: number): number {
+    const wanted = Math.min(limit, this.#length);
+    for (let done = 0; done < wanted;) {
+      const part = Math.min(this.#chunks[this.#head]!.length - this.#offset, wanted - done);
+      done += part;
+      this.#drop(part);
+    }
+    return wanted;
+  }
+
+  /** Drops bytes of the first chunk, and the chunk with its last one. */
+  #drop(length: number): void {
+    this.#length -= length;
+    this.#offset += length;
+    if (length === 0 || this.#offset < this.#chunks[this.#head]!.length) return;
+    this.#offset = 0;
+    if (++this.#head === this.#chunks.length) {
+      this.#chunks.length = this.#head = 0;
+    } else if (this.#head >= 64) {
+      this.#chunks = this.#chunks.slice(this.#head);
+      this.#head = 0;
+    }
+  }
+}
