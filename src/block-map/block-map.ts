@@ -161,10 +161,11 @@ export class BlockMap {
     const uninitialized: Node[] = [];
     const copy = (pbn: number, bytes: Uint8Array): boolean => {
       const offset = pbn * BLOCK_SIZE;
-      const image = bytes.slice();
+      // Not `slice`: of a Buffer, as the cache's pages are, that is a view (rule 2: copies).
+      const image = new Uint8Array(bytes);
       first.push({ offset, bytes: image });
       if (isInitialized(image)) return true;
-      const again = image.slice();
+      const again = new Uint8Array(image);
       setInitialized(again, true);
       second.push({ offset, bytes: again });
       return false;
