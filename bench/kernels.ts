@@ -112,6 +112,10 @@ async function lz4Rows(
     fill(arena.blocks);
     await inline.compress(all, ROWS);
     const sizes = Array.from(arena.fragmentSizes);
+    const probe = (): void => {
+      for (let row = 0; row < ROWS; row++) inline.kernels.isCompressible(row);
+    };
+    rows.push(await measure({ ...block, name: `LZ4 probe ${name}`, work: probe }, milliseconds));
     const stored = sizes.reduce((sum, size) => sum + (size === 0 ? BLOCK : size), 0);
     const remark = `ratio ${((ROWS * BLOCK) / stored).toFixed(2)}`;
     const compress = { ...block, name: `LZ4 compress ${name}`, remark };

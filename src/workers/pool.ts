@@ -40,8 +40,6 @@ const COMPRESS_INLINE_ROWS = 24;
 /** Rows taken at once: enough to be cheap to share out, few enough that the last ones end together. */
 const HASH_CHUNK_ROWS = 64;
 const COMPRESS_CHUNK_ROWS = 16;
-/** Rows compressed on the calling thread alone before its event loop must turn (see `doShare`). */
-const COMPRESS_ROWS_PER_TURN = 16;
 /** How long the calling thread sleeps for the last chunks of others before its event loop turns. */
 const TAIL_MS = 1;
 const MAX_DEFAULT_WORKERS = 7;
@@ -83,25 +81,30 @@ function findWorker(): URL | null {
 
 /** Compresses on the calling thread: at once where few rows were compressed since it last waited. */
 class InlineCompressor {
-  readonly #arena: Arena;
+  readonly #share: protocol.Share;
   #rowsSinceTurn = 0;
 
-  constructor(arena: Arena) {
-    this.#arena = arena;
+  constructor(share: protocol.Share) {
+    this.#share = share;
   }
 
   compress(rows: Int32Array, count: number): Promise<void> | void {
-    if (this.#rowsSinceTurn + count > COMPRESS_ROWS_PER_TURN) return this.#inTurns(rows, count);
-    this.#rowsSinceTurn += count;
-    protocol.compressRows(this.#arena, rows, 0, count);
+    if (this.#rowsSinceTurn + count > protocol.COMPRESS_ROWS_PER_TURN) {
+      return this.#inTurns(rows, count);
+    }
+    this.#rowsSinceTurn += protocol.compressRows(this.#share, rows, 0, count);
   }
 
   async #inTurns(rows: Int32Array, count: number): Promise<void> {
-    for (let first = 0; first < count; first += COMPRESS_ROWS_PER_TURN) {
+    for (let first = 0; first < count;) {
       await protocol.eventLoopTurn();
-      const end = Math.min(first + COMPRESS_ROWS_PER_TURN, count);
-      this.#rowsSinceTurn = end - first;
-      protocol.compressRows(this.#arena, rows, first, end);
+      this.#rowsSinceTurn = 0;
+      // Blocks that were no work for LZ4 do not call for a turn.
+      while (first < count && this.#rowsSinceTurn < protocol.COMPRESS_ROWS_PER_TURN) {
+        const end = Math.min(first + protocol.COMPRESS_ROWS_PER_TURN, count);
+        this.#rowsSinceTurn += protocol.compressRows(this.#share, rows, first, end);
+        first = end;
+      }
     }
   }
 }
@@ -113,7 +116,7 @@ class InlinePool implements ComputePool {
 
   constructor(arena: Arena, kernels: Kernels) {
     this.kernels = kernels;
-    this.#compressor = new InlineCompressor(arena);
+    this.#compressor = new InlineCompressor({ arena, kernels });
   }
 
   hash(first: number, end: number): void {
@@ -178,7 +181,7 @@ class ThreadPool implements ComputePool {
     this.#arena = arena;
     this.#control = arena.control;
     this.kernels = kernels;
-    this.#inline = new InlineCompressor(arena);
+    this.#inline = new InlineCompressor({ arena, kernels });
     this.#crew = crew;
   }
 

@@ -36,24 +36,42 @@ export interface Share {
   readonly kernels: Kernels;
 }
 
+/** Blocks that go to LZ4 before a thread lets its event loop turn: see `doShare`. */
+export const COMPRESS_ROWS_PER_TURN = 16;
 /** The calling thread and a worker let their event loops turn after working this long. */
 const SLICE_MS = 1;
 
 export const eventLoopTurn = (): Promise<void> => new Promise((resolve) => setImmediate(resolve));
 
-/** Compresses places `first` … `end` − 1 of `rows`. */
-export function compressRows(arena: Arena, rows: Int32Array, first: number, end: number): void {
+/**
+ * Compresses places `first` … `end` − 1 of `rows`. A hopeless block costs a probe, not LZ4; returns
+ * how many went to LZ4.
+ */
+export function compressRows(
+  { arena, kernels }: Share,
+  rows: Int32Array,
+  first: number,
+  end: number,
+): number {
+  let tried = 0;
   for (let i = first; i < end; i++) {
-    const at = rows[i]! * BLOCK_SIZE;
-    arena.fragmentSizes[rows[i]!] = compressBlock(
+    const row = rows[i]!;
+    const at = row * BLOCK_SIZE;
+    if (!kernels.isCompressible(row)) {
+      arena.fragmentSizes[row] = 0;
+      continue;
+    }
+    tried++;
+    arena.fragmentSizes[row] = compressBlock(
       arena.blocks.subarray(at, at + BLOCK_SIZE),
       arena.fragments.subarray(at, at + BLOCK_SIZE),
     );
   }
+  return tried;
 }
 
 /**
- * Works on the open job until no chunk is left. The event loop turns after each chunk of compression:
+ * Works on the open job until no chunk is left. The event loop turns often while blocks are compressed:
  * only then does lz4-napi get its buffers back. Without, memory grows by as much as was compressed,
  * and every call pays for fresh pages: 15 µs instead of 6.
  */
@@ -64,13 +82,15 @@ export async function doShare(share: Share): Promise<void> {
   const end = Atomics.load(control, END);
   const chunk = Atomics.load(control, CHUNK);
   let until = performance.now() + SLICE_MS;
+  let tried = 0;
   for (;;) {
     const first = Atomics.add(control, NEXT, chunk);
     if (first >= end) return;
     const last = Math.min(first + chunk, end);
     if (job === HASH) kernels.hash(first, last);
-    else compressRows(arena, arena.rowList, first, last);
-    if (job === COMPRESS || performance.now() > until) {
+    else tried += compressRows(share, arena.rowList, first, last);
+    if (tried >= COMPRESS_ROWS_PER_TURN || performance.now() > until) {
+      tried = 0;
       await eventLoopTurn();
       until = performance.now() + SLICE_MS;
     }
