@@ -32,12 +32,12 @@ function known(index: HashIndex, batch: number): number {
 
 describe('the memory index', () => {
   it('grows as it fills, and forgets nothing by that', () => {
-    const index = createMemoryIndex({ capacity: 200_000 });
+    const index = createMemoryIndex({ capacity: 100_000 });
     const before = index.statistics().memoryBytes;
-    fill(index, 150);
-    for (let batch = 0; batch < 150; batch++) expect(known(index, batch)).toBe(BATCH);
+    fill(index, 80);
+    for (let batch = 0; batch < 80; batch++) expect(known(index, batch)).toBe(BATCH);
     const { entriesIndexed, entriesDiscarded, memoryBytes } = index.statistics();
-    expect([entriesIndexed, entriesDiscarded]).toEqual([150 * BATCH, 0]);
+    expect([entriesIndexed, entriesDiscarded]).toEqual([80 * BATCH, 0]);
     expect(before).toBe(65536);
     expect(memoryBytes / entriesIndexed).toBeLessThan(28);
   });

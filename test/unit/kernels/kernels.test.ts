@@ -111,7 +111,7 @@ describe('kernels', () => {
     const fragment = new Uint8Array(BLOCK);
     const text = new Uint8Array(BLOCK);
     let no = 0;
-    for (let seed = 1; seed <= 1500; seed++) {
+    for (let seed = 1; seed <= 400; seed++) {
       const random = new Random(seed);
       randomFill(block, seed);
       textFill(text, seed);
@@ -125,7 +125,7 @@ describe('kernels', () => {
       no++;
       expect(fragmentSize === 0 || fragmentSize > 3800).toBe(true);
     }
-    expect(no).toBeGreaterThan(100);
+    expect(no).toBeGreaterThan(30);
     block.set(copy);
   });
 
