@@ -304,7 +304,11 @@ export class FaultyDisk implements Storage {
   }
 }
 
-type Fate = 'all' | 'none' | 'half' | 'most' | 'few';
+/**
+ * What a crash keeps of a block: all or nothing, each sector by chance, or one half of the cruellest
+ * tears there are: everything but the first sector, which says what the block is, or that one alone.
+ */
+type Fate = 'all' | 'none' | 'half' | 'most' | 'few' | 'beheaded' | 'head';
 
 /** Draws how this crash treats the unflushed writes: evenly, one against all, early against late. */
 function chooseSurvivors(random: Random, count: number): (write: number) => Fate {
@@ -316,6 +320,8 @@ function chooseSurvivors(random: Random, count: number): (write: number) => Fate
     () => 'half',
     () => 'most',
     () => 'few',
+    () => 'beheaded',
+    () => random.pick<Fate>(['head', 'beheaded', 'none']),
     whole,
     whole,
     (write) => (write === one ? 'none' : 'all'),
@@ -333,6 +339,8 @@ const SECTOR_CHANCE: Readonly<Record<Fate, number>> = {
   half: 0.5,
   most: 0.85,
   few: 0.15,
+  beheaded: 0.6,
+  head: 0,
 };
 
 function keep(
@@ -345,7 +353,12 @@ function keep(
   if (fate === 'none') return;
   if (fate === 'all') return survivor.writeSync([{ offset, bytes }]);
   for (let at = 0; at < bytes.length; at += SECTOR) {
-    if (!random.chance(SECTOR_CHANCE[fate])) continue;
+    if (at === 0 ? !keepsHead(fate, random) : !random.chance(SECTOR_CHANCE[fate])) continue;
     survivor.writeSync([{ offset: offset + at, bytes: bytes.subarray(at, at + SECTOR) }]);
   }
+}
+
+function keepsHead(fate: Fate, random: Random): boolean {
+  if (fate === 'head' || fate === 'beheaded') return fate === 'head';
+  return random.chance(SECTOR_CHANCE[fate]);
 }

@@ -99,25 +99,29 @@ function plan(random: Random, crashes: number, wanted: StoryKind | undefined): P
         batchRequests: random.pick([1, 4, 20]),
         crashChance: crashes,
       };
-    case 'wrap':
-      // The recovery journal runs full and wraps, in epochs of many blocks.
+    case 'wrap': {
+      // The recovery journal runs full and wraps, in epochs of many blocks; in calm stories nothing
+      // but a lack of room ever ends one.
+      const calm = random.chance(0.5);
       return {
         ...shared,
         tiny: {
           ...tiny,
-          slabBlocks: 64,
+          slabBlocks: 1024,
           slabJournalBlocks: 8,
           journalBlocks: random.pick([16, 16, 32]),
         },
-        flushChance: random.pick([0.01, 0.05]),
-        epochEntries: random.pick([300, 1500, 5000]),
-        checkpointAt: random.pick([0.3, 0.5, 2]),
-        checkpointChance: random.pick([0.01, 0.1]),
-        heldLimit: 1000,
-        batches: random.between(20, 60),
-        batchRequests: random.between(80, 200),
-        crashChance: crashes,
+        flushChance: calm ? 0 : 0.03,
+        epochEntries: calm ? 100_000 : random.pick([300, 5000]),
+        checkpointAt: calm ? 2 : random.pick([0.3, 2]),
+        checkpointChance: calm ? 0 : 0.03,
+        heldLimit: 100_000,
+        frames: 60,
+        batches: random.between(60, 150),
+        batchRequests: random.pick([30, 60, 150]),
+        crashChance: 0.7 * crashes,
       };
+    }
     case 'slab':
       // Thousands of entries on few blocks of one slab: the slab journal runs full.
       return {
@@ -269,7 +273,8 @@ class Story {
     const { lbns, batchRequests } = this.#plan;
     const room = model.journal.tailRoom;
     const lbn = random.pick(lbns);
-    if (room > 0 && room < 200 && random.chance(0.15)) {
+    const special = this.#plan.kind !== 'wrap' && random.chance(0.2);
+    if (special && room > 0 && room < 200 && random.chance(0.75)) {
       // Fills the last journal block exactly: an entry each, on one block.
       if (random.chance(0.5)) model.wantCheckpoint();
       return Array.from({ length: room }, (_, i) => ({
@@ -278,7 +283,7 @@ class Story {
         discard: i % 2 === 0,
       }));
     }
-    if (random.chance(0.05)) {
+    if (special && random.chance(0.5)) {
       // More references to one content than a count can hold.
       const content = this.#nextContent++;
       const flood = Array.from({ length: 270 }, (_, i) => ({ lbn: i % 300, content, share: true }));
@@ -292,7 +297,7 @@ class Story {
     const lbn = random.pick(this.#plan.lbns);
     // In a slab story every request costs an increment and a decrement in the slab.
     const kind = this.#plan.kind === 'slab' ? 9 : random.below(10);
-    if (this.#plan.kind === 'wrap' && kind < 7) {
+    if (this.#plan.kind === 'wrap' && kind < 9) {
       const discard = !this.#discarded.delete(lbn);
       if (discard) this.#discarded.add(lbn);
       return { lbn, content: ZEROS, discard };
@@ -318,7 +323,9 @@ class Story {
   /** The power goes here, in as many ways as the plan wants. */
   #operation(disk: FaultyDisk): void {
     const random = this.#random;
-    let crashes = this.#plan.crashChance;
+    // The more is in flight, the more there is to lose.
+    const many = disk.unflushedWrites > 8 ? 3 : disk.unflushedWrites > 2 ? 1.5 : 1;
+    let crashes = this.#plan.crashChance * many;
     for (; random.chance(crashes); crashes--) {
       this.crashes++;
       if (disk.unflushedWrites > 0) this.inFlight++;
