@@ -57,7 +57,10 @@ export class WriteBatch {
   readonly #rowOf: NumberMap;
   readonly #blocks: Buffer;
   count = 0;
-  /** Blocks of free space that its rows were acknowledged against. */
+  /**
+   * Blocks of free space that are kept for it: what its rows were acknowledged against, or, in a
+   * deferred batch that is running, what it has been promised. 0 when all rows are applied.
+   */
   reserved = 0;
   /** Rows that cover only part of their block. */
   partialRows = 0;

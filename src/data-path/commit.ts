@@ -70,9 +70,10 @@ export class Committer {
 
   /** Resolves when every entry appended before the call, and its data, is durable. */
   async commit(): Promise<void> {
-    const { journal, health } = this.#parts;
+    const { journal, depot, health } = this.#parts;
     health.check();
-    const epoch = journal.isOpen ? this.#epoch : this.#epoch - 1;
+    const isOpen = journal.isOpen || depot.holdsUntil(this.#epoch);
+    const epoch = isOpen ? this.#epoch : this.#epoch - 1;
     while (this.#committed < epoch) {
       health.check();
       await (this.#running ?? this.#start(false));
@@ -86,7 +87,7 @@ export class Committer {
     this.#checkpointWanted = true;
     for (const before = this.#captures; this.#captures === before;) {
       this.#parts.health.check();
-      await (this.#running ?? this.#start(true));
+      await (this.#running ?? this.#checkpoint ?? this.#start(false));
     }
     while (this.#checkpoint !== null) await this.#checkpoint;
     this.#parts.health.check();
@@ -131,7 +132,7 @@ export class Committer {
       (this.#checkpointWanted && this.#checkpoint === null) ||
       journal.openBlocks >= limits.epochBlocks ||
       depot.heldBlocks >= limits.heldBlocks;
-    if (wanted && this.#running === null) this.#start(true).catch(() => undefined);
+    if (wanted && this.#running === null) this.#start(false).catch(() => undefined);
   }
 
   /** Waits for whatever runs, so that the storage can be closed. Never fails. */

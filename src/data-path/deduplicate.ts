@@ -34,8 +34,9 @@ export class Deduplicator {
   readonly #names: NameTable;
   /** References that this batch has claimed, by block. */
   readonly #claims: NumberMap;
-  /** Blocks without references that this batch has claimed. */
-  #revived: number[] = [];
+  /** Blocks without references that this batch has claimed: free ones, and held ones. */
+  #revivedFree: number[] = [];
+  #revivedHeld: number[] = [];
   readonly #queries: NamedLocations;
   readonly #queryRow: Int32Array;
   readonly #blocks: Buffer;
@@ -56,7 +57,8 @@ export class Deduplicator {
   /** Decides the fate of every row whose block is hashed; rows left `Unique` are to be stored. */
   async run(batch: WriteBatch): Promise<void> {
     this.#claims.clear();
-    this.#revived = [];
+    this.#revivedFree = [];
+    this.#revivedHeld = [];
     this.#classify(batch);
     if (!this.#path.deduplication) return;
     if (this.#path.packer.fragmentCount > 0) this.#joinFragments(batch);
@@ -188,11 +190,12 @@ export class Deduplicator {
     const references = depot.references(pbn);
     // A block that was freed may still hold the content; taking it costs space like a new one.
     if (references === 0) {
-      if (deferred || !depot.claimFree(pbn)) {
+      const was = deferred ? 'refused' : depot.claimUnreferenced(pbn);
+      if (was === 'refused') {
         counters.adviceStale++;
         return false;
       }
-      this.#revived.push(pbn);
+      (was === 'free' ? this.#revivedFree : this.#revivedHeld).push(pbn);
     } else if (references >= MAXIMUM_REFERENCE_COUNT) {
       counters.adviceStale++;
       return false;
@@ -268,10 +271,14 @@ export class Deduplicator {
     });
   }
 
+  /** What was free must be free again at once: the row that was not shared counts on one block. */
   #giveBackUnused(): void {
     const { depot, committer } = this.#path;
-    for (const pbn of this.#revived) {
-      if (this.#claims.get(pbn) === 0) depot.unclaim(pbn, committer.epoch);
+    for (const pbn of this.#revivedFree) {
+      if (this.#claims.get(pbn) === 0) depot.unallocate(pbn);
+    }
+    for (const pbn of this.#revivedHeld) {
+      if (this.#claims.get(pbn) === 0) depot.holdAgain(pbn, committer.epoch);
     }
   }
 

@@ -199,7 +199,10 @@ export class Engine {
   /** Writes what fits into a batch of its own, answered when done. Returns how far it came. */
   async #writeDeferred(offset: number, source: Buffer, start: number): Promise<number> {
     let batch: WriteBatch | null;
-    while ((batch = this.#newBatch(true)) === null) await this.#room();
+    while ((batch = this.#newBatch(true)) === null) {
+      await this.#room();
+      this.#checkWritable();
+    }
     const at = this.#fill(batch, offset, source, start);
     batch.closed = true;
     await batch.done;
@@ -210,7 +213,7 @@ export class Engine {
   /** Free blocks that acknowledged writes will still take. */
   #spokenFor(): number {
     let blocks = this.#path.packer.fragmentCount;
-    if (this.#running !== null && !this.#running.deferred) blocks += this.#running.reserved;
+    if (this.#running !== null) blocks += this.#running.reserved;
     for (const job of this.#jobs) {
       if (job.kind === 'write' && !job.batch.deferred) blocks += job.batch.reserved;
     }

@@ -83,6 +83,7 @@ export class Store {
           continue;
         }
         left -= needed;
+        batch.reserved += needed;
       }
       this.#rows[count++] = batch.base + row;
     }

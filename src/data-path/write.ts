@@ -51,7 +51,10 @@ export class Writer {
    */
   async run(batch: WriteBatch): Promise<void> {
     const { counters, pool, packer } = this.#path;
-    if (batch.deferred) await this.#makeRoom();
+    if (batch.deferred) {
+      batch.reserved = 0;
+      await this.#makeRoom();
+    }
     if (batch.partialRows > 0) await this.#merge(batch);
     for (let row = 0; row < batch.count; row++) packer.detach(batch.lbn[row]!);
     await Promise.all([
@@ -63,9 +66,12 @@ export class Writer {
     if (batch.deferred) this.#failWithoutLeaf(batch);
     await this.#deduplicator.run(batch);
     await this.#store.run(batch, this.#available());
-    batch.reserved = 0;
+    // A block that rows share can lose its last other reference, and be free for a moment, before the
+    // step that maps the row to it: that space is not for others.
+    batch.reserved = batch.count;
     this.#mapShared(batch);
     await this.#apply();
+    batch.reserved = 0;
     counters.writtenBlocks += batch.count;
   }
 

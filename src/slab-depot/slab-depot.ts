@@ -110,7 +110,7 @@ export class SlabDepot {
     }
   }
 
-  /** Gives back a block that `allocate` or `claimFree` returned and nothing refers to. */
+  /** Gives back a block that `allocate` or `claimUnreferenced` took and nothing refers to. */
   unallocate(pbn: number): void {
     const slab = this.#slabOf(pbn);
     slab.release(pbn - slab.start);
@@ -118,24 +118,25 @@ export class SlabDepot {
   }
 
   /**
-   * Reserves a block without references for sharing its old content again. Returns false where
-   * another write has reserved it for new content.
+   * Reserves a block without references for sharing its old content again, and says what it was.
+   * `refused`: another write has reserved it for new content. Ends with `increment`, or where nothing
+   * came of it with `unallocate` (it was `free`) or `holdAgain` (it was `held`).
    */
-  claimFree(pbn: number): boolean {
+  claimUnreferenced(pbn: number): 'free' | 'held' | 'refused' {
     const slab = this.#slabOf(pbn);
     const count = slab.countOf(pbn - slab.start);
     if (count === 0) {
       slab.reserve(pbn - slab.start);
       this.#allocatable--;
-      return true;
+      return 'free';
     }
-    if (count !== PROVISIONAL_REFERENCE_COUNT || !this.#holds.delete(pbn)) return false;
+    if (count !== PROVISIONAL_REFERENCE_COUNT || !this.#holds.delete(pbn)) return 'refused';
     slab.held--;
-    return true;
+    return 'held';
   }
 
-  /** Ends a `claimFree` that led to nothing: the block is held until `epoch` is committed. */
-  unclaim(pbn: number, epoch: number): void {
+  /** Holds a block that was `held` when it was claimed, until `epoch`, the open one, is committed. */
+  holdAgain(pbn: number, epoch: number): void {
     this.#hold(this.#slabOf(pbn), pbn, epoch);
   }
 
@@ -166,6 +167,11 @@ export class SlabDepot {
     if (slab.decrement(sbn)) this.#hold(slab, pbn, epoch);
     slab.journal.append(sbn, false, false, sequence, index);
     this.#touch(slab);
+  }
+
+  /** Whether the end of `epoch` will make blocks allocatable. */
+  holdsUntil(epoch: number): boolean {
+    return this.#heldBy.has(epoch);
   }
 
   /** `epoch` is committed: what it freed can be allocated, unless it was revived or freed later. */
