@@ -141,11 +141,12 @@ function checkState({ superBlock }: Labels, readOnly: boolean): void {
 }
 
 /** Summary copies first, then the state: whatever happens now, a recovery finds its way. */
-async function markDirty(
-  storage: Storage,
-  labels: Labels,
-  { summary }: LoadedDepot,
-): Promise<void> {
+async function markDirty(storage: Storage, labels: Labels, loaded: LoadedDepot): Promise<void> {
+  const { summary, scrubbed } = loaded;
+  if (scrubbed.length > 0) {
+    await storage.write(scrubbed);
+    await storage.flush();
+  }
   await storage.write(summary.allCopies());
   await storage.flush();
   const superBlock = { ...labels.superBlock, state: DIRTY, zoneCount: 1 } as const;
