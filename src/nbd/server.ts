@@ -104,7 +104,8 @@ export function isLoopback(host: string): boolean {
   return net.isIPv4(host) && host.startsWith('127.');
 }
 
-function checkAddress({ socket, host, port }: ServeOptions): void {
+/** Fails with `InvalidArgument` for an address that makes no sense, or that others can reach. */
+export function checkAddress({ socket, host, port }: ServeOptions): void {
   if (socket !== undefined) {
     if (host !== undefined || port !== undefined) {
       throw new VdoError('InvalidArgument', 'serve on a socket or on a host and port, not on both');
