@@ -43,7 +43,7 @@ export class Workload {
 
   discard(lbn: number, blocks: number): this {
     this.expected.fill(0, lbn * BLOCK, (lbn + blocks) * BLOCK);
-    return this.step(`blkdiscard -o ${lbn * BLOCK} -l ${blocks * BLOCK} $VOLUME`);
+    return this.step(`blkdiscard -f -o ${lbn * BLOCK} -l ${blocks * BLOCK} $VOLUME`);
   }
 
   flush(): this {

@@ -1,0 +1,191 @@
+/**
+ * uvdo killed at random while it writes, again and again: the kernel recovers the volume, the audit
+ * is clean, and every block is the one last flushed or one that was written since. Rounds go on from
+ * what the round before left. docs/TESTING.md, "Interop".
+ *
+ * `UVDO_CRASH_ROUNDS` sets the rounds per configuration, `UVDO_CRASH_SEED` the first seed,
+ * `UVDO_CRASH_VERBOSE` prints how much was written.
+ */
+import { spawn } from 'node:child_process';
+import { readFileSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { describe, expect, it } from 'vitest';
+import { BLOCK, content, generator } from './content.mjs';
+import { available, runInKernel, skipReason, vdoaudit, withFolder } from './harness.ts';
+import { TINY_TABLE, tiny } from './kernel-volume.ts';
+import { built, DIST, endOf, uvdo } from './uvdo.ts';
+
+const { skip, note } = skipReason(available().uml, available().tools, built());
+const ROUNDS = Number(process.env['UVDO_CRASH_ROUNDS'] ?? 5);
+const SEED = Number(process.env['UVDO_CRASH_SEED'] ?? Date.now() % 100_000);
+const WRITER = fileURLToPath(new URL('./crash-writer.mjs', import.meta.url));
+/** Versions that stand for no write of ours. */
+const ZEROS = 0;
+
+interface Configuration {
+  readonly name: string;
+  readonly make: (path: string) => Promise<unknown>;
+  readonly options: Record<string, unknown>;
+  readonly table?: Readonly<Record<string, string>>;
+}
+
+const CONFIGURATIONS: readonly Configuration[] = [
+  {
+    name: 'ordinary journals, compression, memory index',
+    make: (path) =>
+      uvdo(['format', path, '--size', '512M', '--logical-size', '64M', '--slab-size', '32M', '--no-index']), // prettier-ignore
+    options: { index: 'memory', compression: true, parallel: 12, blocks: 16_000 },
+  },
+  {
+    name: 'tiny journals: a checkpoint every few hundred writes',
+    make: async (path) => tiny({ slabs: 12, logicalBlocks: 8192 }).save(path),
+    options: { index: 'memory', compression: true, parallel: 8, blocks: 6000 },
+    table: TINY_TABLE,
+  },
+  {
+    name: 'tiny journals and no room',
+    make: async (path) => tiny({ slabs: 3, logicalBlocks: 8192 }).save(path),
+    options: { index: 'off', compression: false, parallel: 4, blocks: 4000, full: true },
+    table: TINY_TABLE,
+  },
+  {
+    name: 'level index',
+    make: (path) =>
+      uvdo(['format', path, '--size', '512M', '--logical-size', '64M', '--slab-size', '32M', '--no-index']), // prettier-ignore
+    options: { index: 'level', compression: true, parallel: 4, blocks: 8000 },
+  },
+];
+
+/** What the log of a killed writer lets a block be: versions, oldest first. */
+class Allowed {
+  readonly #versions = new Map<number, number[]>();
+  /** The next version to give out. */
+  next = 1;
+
+  of(lbn: number): readonly number[] {
+    return this.#versions.get(lbn) ?? [ZEROS];
+  }
+
+  /** Reads the log of one round, after which `settle` says what the blocks are. */
+  addRound(log: string): { writes: number; flushes: number; acknowledged: number } {
+    interface Write {
+      readonly version: number;
+      readonly value: number;
+      acknowledged: boolean;
+    }
+    const history = new Map<number, Write[]>();
+    const writes = new Map<number, Write>();
+    const snapshots = new Map<number, Set<Write>>();
+    const acknowledged = new Set<Write>();
+    const flushed = new Set<Write>();
+    let flushes = 0;
+    for (const line of log.split('\n')) {
+      const [what, a = 0, lbn = 0, count = 0, kind = 0] = line
+        .split(' ')
+        .map((word, i) => (i === 0 ? word : Number(word))) as [string, ...number[]];
+      if (what === 'w') {
+        const write = { version: a, value: kind === 0 ? a : ZEROS, acknowledged: false };
+        writes.set(a, write);
+        for (let i = 0; i < count; i++) {
+          history.set(lbn + i, [...(history.get(lbn + i) ?? []), write]);
+        }
+        this.next = Math.max(this.next, a + 1);
+      } else if (what === 'a') acknowledged.add(writes.get(a)!);
+      else if (what === 'f') snapshots.set(a, new Set(acknowledged));
+      else if (what === 'F') {
+        flushes++;
+        for (const write of snapshots.get(a) ?? []) flushed.add(write);
+      }
+    }
+    for (const [lbn, list] of history) {
+      const last = list.findLastIndex((write) => flushed.has(write));
+      const values = list.slice(Math.max(0, last)).map((write) => write.value);
+      this.#versions.set(lbn, last < 0 ? [...this.of(lbn), ...values] : values);
+    }
+    return { writes: writes.size, flushes, acknowledged: acknowledged.size };
+  }
+
+  /** Compares a dump of the logical space, and takes it for what is there. Wrong blocks. */
+  settle(dump: Buffer): string[] {
+    const wrong: string[] = [];
+    const zeros = Buffer.alloc(BLOCK);
+    for (const [lbn, versions] of this.#versions) {
+      const block = dump.subarray(lbn * BLOCK, (lbn + 1) * BLOCK);
+      const found = versions.findLast((version) =>
+        block.equals(version === ZEROS ? zeros : content(lbn, version)),
+      );
+      if (found === undefined) {
+        const words = [block.readUInt32LE(0), block.readUInt32LE(4)];
+        wrong.push(`lbn ${lbn}: ${words.join(',')} is none of ${versions.join()}`);
+      } else this.#versions.set(lbn, [found]);
+    }
+    return wrong;
+  }
+}
+
+/** Starts the writer, lets it write for a while, kills it; its log. */
+async function killedWriter(
+  path: string,
+  folder: string,
+  options: object,
+  seed: number,
+  next: number,
+): Promise<string> {
+  const log = join(folder, `log-${seed}`);
+  writeFileSync(log, '');
+  const child = spawn(
+    process.execPath,
+    [WRITER, DIST, path, log, String(seed), String(next), JSON.stringify(options)],
+    { stdio: ['ignore', 'pipe', 'pipe'] },
+  );
+  let complaints = '';
+  child.stderr.on('data', (text: Buffer) => (complaints += text.toString()));
+  const ended = endOf(child);
+  await Promise.race([new Promise((resolve) => child.stdout.once('data', resolve)), ended]);
+  const random = generator(seed);
+  await new Promise((resolve) => setTimeout(resolve, 100 + (random() % 2500)));
+  expect(child.exitCode, `the writer ended by itself: ${complaints}`).toBeNull();
+  child.kill('SIGKILL');
+  await ended;
+  return readFileSync(log, 'utf8');
+}
+
+describe.skipIf(skip)(`uvdo killed while it writes${note}`, () => {
+  it.each(CONFIGURATIONS)('$name', async ({ make, options, table = {} }) => {
+    await withFolder(async (folder) => {
+      const path = join(folder, 'volume.vdo');
+      await make(path);
+      const allowed = new Allowed();
+      const total = { writes: 0, acknowledged: 0, flushes: 0 };
+      for (let round = 0; round < ROUNDS; round++) {
+        const seed = SEED + round;
+        const where = `seed ${seed}, round ${round}`;
+        const log = await killedWriter(path, folder, options, seed, allowed.next);
+        const did = allowed.addRound(log);
+        for (const key of ['writes', 'acknowledged', 'flushes'] as const) total[key] += did[key];
+        const { status, stdout, stderr } = await runInKernel({
+          engine: 'uml',
+          disks: [path],
+          share: folder,
+          env: table,
+          script: `set -e
+vdo_start \${DISKS[0]} v compression on
+vdo_wait_recovery v
+vdo_status v mode
+dd if=/dev/mapper/v of=/mnt/dump bs=1M status=none
+vdo_stop v
+vdo_config \${DISKS[0]} state`,
+        });
+        expect(status, `${where}: ${stdout}${stderr}`).toBe(0);
+        expect(stdout.trim().split('\n'), where).toEqual(['normal', 'clean']);
+        const audit = await vdoaudit(path);
+        expect(audit.clean, `${where}: ${audit.output}`).toBe(true);
+        expect(allowed.settle(readFileSync(join(folder, 'dump'))), where).toEqual([]);
+      }
+      if (process.env['UVDO_CRASH_VERBOSE'] !== undefined) console.error(SEED, total);
+      expect(total.flushes).toBeGreaterThan(0);
+      expect(total.acknowledged).toBeGreaterThan(50 * ROUNDS);
+    });
+  });
+});

@@ -1,0 +1,85 @@
+/**
+ * uvdo as its users run it: the built command line, the built library. `UVDO_DIST` names another
+ * build than `dist/`.
+ */
+import { spawn, type ChildProcess } from 'node:child_process';
+import { existsSync } from 'node:fs';
+import { join } from 'node:path';
+import { fileURLToPath, pathToFileURL } from 'node:url';
+import { run, type CommandResult } from './harness.ts';
+
+const REPOSITORY = fileURLToPath(new URL('../../', import.meta.url));
+export const DIST = process.env['UVDO_DIST'] ?? join(REPOSITORY, 'dist');
+const COMMAND = join(DIST, 'tools', 'vdo.js');
+const START_MS = 20_000;
+
+/** `true`, or why uvdo itself cannot run. */
+export function built(): true | string {
+  return existsSync(COMMAND) ? true : 'not built: npm run build';
+}
+
+/** Runs `uvdo ARGUMENTS…`; fails unless it ends with `status`. */
+export async function uvdo(args: readonly string[], status = 0): Promise<CommandResult> {
+  const result = await run(process.execPath, [COMMAND, ...args], { timeoutSeconds: 600 });
+  if (result.status !== status) {
+    const text = `${result.stdout}\n${result.stderr}`;
+    throw new Error(`uvdo ${args.join(' ')}: exit status ${result.status}, not ${status}\n${text}`);
+  }
+  return result;
+}
+
+type Library = typeof import('../../src/index.ts');
+
+/** The library as an importer of the package gets it. */
+export async function library(): Promise<Library> {
+  return (await import(pathToFileURL(join(DIST, 'src', 'index.js')).href)) as Library;
+}
+
+export interface Server {
+  readonly uri: string;
+  readonly socket: string;
+  /** SIGTERM, and the exit status. */
+  stop(): Promise<number | null>;
+  /** SIGKILL. */
+  kill(): Promise<void>;
+}
+
+/** Starts `uvdo serve` on a Unix socket in `folder`, and waits until it listens. */
+export async function serve(
+  path: string,
+  folder: string,
+  options: readonly string[] = [],
+): Promise<Server> {
+  const socket = join(folder, `socket-${Date.now() % 1e6}`);
+  const child = spawn(
+    process.execPath,
+    [COMMAND, 'serve', path, '--socket', socket, '--export', 'disk', ...options],
+    { stdio: ['ignore', 'ignore', 'pipe'] },
+  );
+  let complaints = '';
+  child.stderr?.on('data', (text: Buffer) => (complaints += text.toString()));
+  const ended = endOf(child);
+  for (const end = Date.now() + START_MS; !existsSync(socket);) {
+    if (child.exitCode !== null || Date.now() > end) {
+      child.kill('SIGKILL');
+      throw new Error(`uvdo serve did not start: ${complaints}`);
+    }
+    await new Promise((resolve) => setTimeout(resolve, 20));
+  }
+  return {
+    uri: `nbd+unix:///disk?socket=${socket}`,
+    socket,
+    stop: () => {
+      child.kill('SIGTERM');
+      return ended;
+    },
+    kill: async () => {
+      child.kill('SIGKILL');
+      await ended;
+    },
+  };
+}
+
+export function endOf(child: ChildProcess): Promise<number | null> {
+  return new Promise((resolve) => child.once('exit', (status) => resolve(status)));
+}
