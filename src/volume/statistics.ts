@@ -30,12 +30,10 @@ export function savingsOf(logicalUsed: number, dataBlocksUsed: number): Savings 
 
 /** Everything `stats` shows of an open volume. */
 export function statisticsOf(path: DataPath, superBlock: SuperBlock): Statistics {
-  const { depot, journal, blockMap, packer, counters, committer } = path;
+  const { depot, journal, packer, counters } = path;
   const treePages = journal.blockMapDataBlocks;
   const allocated = depot.dataBlocks - depot.allocatable - depot.heldBlocks;
   const dataBlocksUsed = Math.max(0, allocated - treePages);
-  const index = path.index.statistics();
-  const { cache } = blockMap;
   return {
     version: 36,
     dataBlocksUsed,
@@ -43,7 +41,7 @@ export function statisticsOf(path: DataPath, superBlock: SuperBlock): Statistics
     logicalBlocksUsed: journal.logicalBlocksUsed,
     physicalBlocks: superBlock.physicalBlocks,
     logicalBlocks: superBlock.logicalBlocks,
-    blockMapCacheSize: cache.frames * BLOCK_SIZE,
+    blockMapCacheSize: path.blockMap.cache.frames * BLOCK_SIZE,
     blockSize: BLOCK_SIZE,
     completeRecoveries: superBlock.completeRecoveries,
     readOnlyRecoveries: superBlock.readOnlyRecoveries,
@@ -55,6 +53,27 @@ export function statisticsOf(path: DataPath, superBlock: SuperBlock): Statistics
       compressedBlocksWritten: counters.compressedBlocks,
       compressedFragmentsInPacker: packer.fragmentCount,
     },
+    ...metadataStatistics(path),
+    hashLock: {
+      dedupeAdviceValid: counters.adviceValid,
+      dedupeAdviceStale: counters.adviceStale,
+      concurrentDataMatches: counters.concurrentMatches,
+      concurrentHashCollisions: counters.concurrentCollisions,
+    },
+    errors: {
+      invalidAdvicePBNCount: counters.invalidAdvice,
+      noSpaceErrorCount: counters.noSpaceErrors,
+      readOnlyErrorCount: counters.readOnlyErrors,
+    },
+    ...ownStatistics(path),
+    savings: savingsOf(journal.logicalBlocksUsed, dataBlocksUsed),
+  };
+}
+
+/** Slabs, journals and the block map. */
+function metadataStatistics({ depot, journal, blockMap, committer }: DataPath): Statistics {
+  const { cache } = blockMap;
+  return {
     allocator: {
       slabCount: depot.slabs.length,
       slabsOpened: depot.slabs.reduce((sum, slab) => sum + (slab.opened ? 1 : 0), 0),
@@ -83,27 +102,16 @@ export function statisticsOf(path: DataPath, superBlock: SuperBlock): Statistics
       pagesSaved: blockMap.pagesSaved,
       interiorPages: blockMap.interiorPages,
     },
-    hashLock: {
-      dedupeAdviceValid: counters.adviceValid,
-      dedupeAdviceStale: counters.adviceStale,
-      concurrentDataMatches: counters.concurrentMatches,
-      concurrentHashCollisions: counters.concurrentCollisions,
-    },
-    errors: {
-      invalidAdvicePBNCount: counters.invalidAdvice,
-      noSpaceErrorCount: counters.noSpaceErrors,
-      readOnlyErrorCount: counters.readOnlyErrors,
-    },
     flushOut: committer.flushes,
-    index: {
-      kind: path.index.kind,
-      entriesIndexed: index.entriesIndexed,
-      queriesFound: index.queriesFound,
-      queriesNotFound: index.queriesNotFound,
-      updatesFound: index.updatesFound,
-      updatesNotFound: index.updatesNotFound,
-      entriesDiscarded: index.entriesDiscarded,
-    },
+  };
+}
+
+/** What dm-vdo has otherwise or not at all: the index, blocks by kind, capacities. */
+function ownStatistics(path: DataPath): Statistics {
+  const { counters, packer, arena } = path;
+  const { memoryBytes, ...index } = path.index.statistics();
+  return {
+    index: { kind: path.index.kind, ...index },
     blocks: {
       written: counters.writtenBlocks,
       read: counters.readBlocks,
@@ -116,10 +124,9 @@ export function statisticsOf(path: DataPath, superBlock: SuperBlock): Statistics
     capacities: {
       batchBlocks: path.batchBlocks,
       packerBins: packer.bins,
-      blockMapCachePages: cache.frames,
-      arenaBytes: path.arena.size,
-      indexBytes: index.memoryBytes,
+      blockMapCachePages: path.blockMap.cache.frames,
+      arenaBytes: arena.size,
+      indexBytes: memoryBytes,
     },
-    savings: savingsOf(journal.logicalBlocksUsed, dataBlocksUsed),
   };
 }
