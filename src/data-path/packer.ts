@@ -170,12 +170,15 @@ export class Packer {
     }
   }
 
-  /** Lets `lbn` wait with `fragment` too; false where its block would get too many references. */
+  /**
+   * Lets `lbn` wait with `fragment` too; false where its block would get too many references, or where
+   * the waiters that are left are kept for the fragments that can still come.
+   */
   join(fragment: number, lbn: number): boolean {
     const bin = this.#bin[fragment]!;
     if (this.#references[bin]! >= MAXIMUM_REFERENCE_COUNT) return false;
-    const waiter = this.#spareWaiters.pop();
-    if (waiter === undefined) return false;
+    if (this.#spareWaiters.length <= this.#spareFragments.length) return false;
+    const waiter = this.#spareWaiters.pop()!;
     this.#waiterLbn[waiter] = lbn;
     this.#waiterFragment[waiter] = fragment;
     this.#waiterNext[waiter] = this.#firstWaiter[fragment]!;
