@@ -27,6 +27,8 @@ export const EXPORT_NAME_PADDING = 124;
 export const MAX_STRING_BYTES = 4096;
 /** Bytes of a read or write at most, as advertised. */
 export const MAX_PAYLOAD_BYTES = 32 * 1024 * 1024;
+/** What is served all the same: libnbd sends as much, whatever a server advertises. */
+export const MAX_SERVED_BYTES = 2 * MAX_PAYLOAD_BYTES;
 export const MINIMUM_BLOCK_BYTES = 1;
 export const PREFERRED_BLOCK_BYTES = 4096;
 

@@ -4,7 +4,7 @@ import {
   Command,
   CommandFlag,
   Errno,
-  MAX_PAYLOAD_BYTES,
+  MAX_SERVED_BYTES,
   PREFERRED_BLOCK_BYTES,
   type Request,
 } from './protocol.ts';
@@ -26,7 +26,7 @@ export function refusalOf(request: Request, exported: Export): number {
   if (command === Command.flush) return offset === 0 && length === 0 ? 0 : Errno.invalid;
   if (command !== Command.read && exported.readOnly) return Errno.perm;
   const moves = command === Command.read || command === Command.write;
-  if (moves && length > MAX_PAYLOAD_BYTES) return Errno.invalid;
+  if (moves && length > MAX_SERVED_BYTES) return Errno.invalid;
   // An offset above 2^53 is Infinity here; below it the sum is exact enough to be seen as larger.
   if (offset + length > exported.device.size) {
     return command === Command.write || command === Command.writeZeroes

@@ -26,6 +26,7 @@ import {
   CommandFlag,
   Errno,
   MAX_PAYLOAD_BYTES,
+  MAX_SERVED_BYTES,
   parseRequest,
   REQUEST_SIZE,
   SIMPLE_REPLY_SIZE,
@@ -41,8 +42,6 @@ const REQUEST_COST = 256;
 const MAX_WHOLE_BYTES = 16_384;
 /** Piece of a larger payload; pieces end at multiples of this on the device. */
 const PIECE_BYTES = 1 << 20;
-/** No client means this: the connection ends rather than swallow it. */
-const ABSURD_PAYLOAD_BYTES = 2 * MAX_PAYLOAD_BYTES;
 
 const FUA: WriteOptions = { fua: true };
 const NO_FUA: WriteOptions = {};
@@ -155,7 +154,8 @@ export class Transmission {
     const stopping = this.#state === 'stopping';
     const errno = stopping ? Errno.shutdown : refusalOf(request, this.#session.export);
     if (command === Command.write) {
-      if (length > ABSURD_PAYLOAD_BYTES) {
+      // No client means this: the connection ends rather than swallow it.
+      if (length > MAX_SERVED_BYTES) {
         this.finish();
         return true;
       }

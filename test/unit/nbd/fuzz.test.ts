@@ -15,7 +15,7 @@ import { Random } from '../../sim/random.ts';
 import { World } from './support.ts';
 
 const MiB = 1 << 20;
-const FUZZ_MS = 4000;
+const FUZZ_MS = 2500;
 /** Where the good client works; the device's rest is the others'. */
 const GOOD_BYTES = MiB;
 
@@ -90,8 +90,9 @@ describe('an NBD server among hostile clients', () => {
     const good = new MemoryDevice(GOOD_BYTES, { random: new Random(1) });
     const evil = new MemoryDevice(4 * MiB, { random: new Random(2) });
     const server = await world.current.serve([
-      { name: 'good', volume: good },
+      // First, so that the empty name means it as well.
       { name: 'evil', volume: evil },
+      { name: 'good', volume: good },
     ]);
     const client = await world.current.client('good');
     const endMs = performance.now() + FUZZ_MS;
