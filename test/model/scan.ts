@@ -75,8 +75,8 @@ export function scanJournal(layout: VolumeLayout, journal: readonly Buffer[]): J
 
   const blocks: ScannedBlock[] = [];
   let usableSeen = false;
-  let tail = Math.min(blockMapHead, slabJournalHead);
-  for (let sequence = tail; sequence <= highest; sequence++) {
+  let tail = highest;
+  for (let sequence = Math.min(blockMapHead, slabJournalHead); sequence <= highest; sequence++) {
     const header = headers[sequence % size];
     const valid = header !== undefined && header.sequence === sequence;
     const { entries, short } = valid

@@ -83,6 +83,8 @@ export class FaultyDisk implements Storage {
   reads = 0;
   writes = 0;
   flushes = 0;
+  /** Operations that a fault made fail. */
+  faultsStruck = 0;
   readonly #random: Random;
   readonly #durable: MemoryStorage;
   /** What reads see: every completed write. */
@@ -211,7 +213,9 @@ export class FaultyDisk implements Storage {
   }
 
   #strikes(rule: FaultRule | undefined, nth: number, extents: readonly Extent[]): boolean {
-    return !this.healed && rule !== undefined && rule(nth, extents);
+    const strikes = !this.healed && rule !== undefined && rule(nth, extents);
+    if (strikes) this.faultsStruck++;
+    return strikes;
   }
 
   #mustBeAlive(): void {
@@ -232,13 +236,13 @@ export class FaultyDisk implements Storage {
     if (offset + extent.bytes.length > this.size) throw new VdoError('NoSpace', 'past the end');
     const whole = { completed: false, lost: false };
     if (!torn) {
-      return [{ offset, bytes: extent.bytes.slice(), source: extent.bytes, ...whole }];
+      return [{ offset, bytes: new Uint8Array(extent.bytes), source: extent.bytes, ...whole }];
     }
     const parts: Unflushed[] = [];
     for (let at = 0; at < extent.bytes.length; at += SECTOR) {
       if (this.#random.chance(0.5)) continue;
       const source = extent.bytes.subarray(at, at + SECTOR);
-      parts.push({ offset: offset + at, bytes: source.slice(), source, ...whole });
+      parts.push({ offset: offset + at, bytes: new Uint8Array(source), source, ...whole });
     }
     return parts;
   }

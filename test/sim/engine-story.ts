@@ -1,0 +1,287 @@
+/**
+ * A seeded story about the real engine: tiny geometry, caches and batches, hostile leftovers on the
+ * disk, several lives of one volume. At every write and flush that reaches the disk the power may go;
+ * dm-vdo's recovery (as the specification has it, independent of the engine) must then find every
+ * flushed block, and the audit nothing.
+ */
+import { MemoryStorage } from '../../src/storage/memory-storage.ts';
+import { formatStorage } from '../../src/volume/format.ts';
+import { openVolumeOn, type OpenOptions } from '../../src/volume/open.ts';
+import type { Volume } from '../../src/volume/volume.ts';
+import { Contents, deceptivePage, ZEROS } from '../model/contents.ts';
+import { readLayout, slabPlace, STATE, type VolumeLayout } from '../model/layout.ts';
+import { BLOCK, runNow } from '../model/steps.ts';
+import { checkImage, recoverImage, Violation } from './crash-check.ts';
+import { FaultyDisk, PowerLoss, type Faults } from './disk.ts';
+import { Oracle } from './oracle.ts';
+import { Random } from './random.ts';
+
+export interface EngineStoryResult {
+  crashes: number;
+  /** Crashes with unflushed writes in flight. */
+  inFlight: number;
+  operations: number;
+  lives: number;
+}
+
+export interface EngineStoryOptions {
+  /** Crashes examined at each storage operation, on average. */
+  readonly crashesPerOperation?: number;
+}
+
+interface World {
+  readonly options: OpenOptions;
+  readonly lbns: readonly number[];
+  readonly steps: number;
+  readonly run: number;
+  readonly contents: number;
+  readonly flushChance: number;
+  readonly waitChance: number;
+}
+
+/** Contents below this are repeated stamps, which compress well; above, noise that does not. */
+const NOISE = 500_000;
+
+class EngineStory {
+  readonly result: EngineStoryResult = { crashes: 0, inFlight: 0, operations: 0, lives: 0 };
+  readonly #random: Random;
+  readonly #crashes: number;
+  readonly #oracle = new Oracle();
+  readonly #busy = new Map<number, Promise<void>>();
+  readonly #noise = new Map<number, Buffer>();
+  #contents!: Contents;
+  #storage!: MemoryStorage;
+  #world!: World;
+  #nextContent = 1;
+  #violation: unknown;
+
+  constructor(seed: number, { crashesPerOperation = 1 }: EngineStoryOptions) {
+    this.#random = new Random(seed);
+    this.#crashes = crashesPerOperation;
+  }
+
+  async run(): Promise<void> {
+    await this.#format();
+    const lives = this.#random.between(1, 3);
+    for (let life = 0; life < lives; life++) await this.#live();
+  }
+
+  async #format(): Promise<void> {
+    const random = this.#random;
+    const slabBlocks = random.pick([128, 256, 1024]);
+    const journal = random.pick([16, 32, 64]);
+    const slabs = random.between(1, 3);
+    const size = (62 + slabBlocks * slabs + journal + 64) * BLOCK;
+    const storage = new MemoryStorage(size, { chunkBytes: BLOCK });
+    await formatStorage(storage, {
+      noIndex: true,
+      logicalSize: 812 * 60 * 2 * BLOCK,
+      slabSize: slabBlocks * BLOCK,
+      slabJournalBlocks: random.pick([8, 10, 16]),
+      recoveryJournalBlocks: journal,
+      nonce: Uint8Array.of(1, 2, 3, 4, 5, 6, 7, 0),
+      uuid: new Uint8Array(16),
+    });
+    const layout = runNow(readLayout(), storage);
+    this.#contents = new Contents(layout.nonce);
+    this.#scribble(storage, layout);
+    this.#storage = storage;
+    const lbns: number[] = [];
+    for (let root = 0; root < random.between(1, 2); root++) {
+      const start = root * 812 + random.below(700);
+      for (let i = 0; i < random.between(4, 40); i++) lbns.push(start + i);
+    }
+    this.#world = {
+      options: {
+        index: random.pick(['memory', 'off']),
+        compression: random.chance(0.6),
+        workers: 0,
+        commitIntervalMs: 0,
+        cachePages: random.pick([8, 16, 64]),
+        batchBlocks: random.pick([1, 4, 16, 64]),
+        packerBins: random.pick([1, 2, 8]),
+      },
+      lbns,
+      steps: random.between(10, 120),
+      run: random.pick([1, 4, 16]),
+      contents: random.pick([3, 20, 1000]),
+      flushChance: random.pick([0.02, 0.1, 0.3]),
+      waitChance: random.pick([0.05, 0.5, 1]),
+    };
+  }
+
+  /** Leaves tree pages of this very volume in the free blocks, noise in the slabs' metadata. */
+  #scribble(storage: MemoryStorage, layout: VolumeLayout): void {
+    const put = (pbn: number, bytes: Uint8Array): void =>
+      storage.writeSync([{ offset: pbn * BLOCK, bytes }]);
+    for (let slab = 0; slab < layout.slabCount; slab++) {
+      const place = slabPlace(layout, slab);
+      for (let i = 0; i < layout.dataBlocks; i++) {
+        put(place.base + i, deceptivePage(place.base + i + this.#random.below(2), layout.nonce));
+      }
+      const journalEnd = place.journal + layout.slabJournalBlocks;
+      for (let pbn = place.counts; pbn < journalEnd; pbn++) put(pbn, Buffer.alloc(BLOCK, 0x03));
+    }
+  }
+
+  async #live(): Promise<void> {
+    const random = this.#random;
+    this.result.lives++;
+    const disk = new FaultyDisk(this.#storage, {
+      seed: random.next(),
+      faults: this.#faults(),
+      onOperation: (at) => this.#operation(at),
+    });
+    let volume: Volume | undefined;
+    try {
+      volume = await openVolumeOn(disk, this.#world.options);
+      await this.#work(volume);
+      if (random.chance(0.7)) await this.#close(volume, disk);
+    } catch (error) {
+      const hurt = error instanceof Error && 'code' in error && disk.faultsStruck > 0;
+      if (!hurt && !(error instanceof PowerLoss)) throw error;
+    }
+    if (this.#violation) throw this.#violation;
+    this.result.operations += disk.operations;
+    const crashed = disk.crash(random.next());
+    disk.onOperation = undefined;
+    disk.stopAfter = 0;
+    await volume?.close().catch(() => undefined);
+    const survivor = recoverImage(crashed, random.next(), random.below(3));
+    for (const [lbn, content] of this.#check(survivor)) this.#oracle.settle(lbn, content);
+    this.#storage = survivor;
+  }
+
+  #faults(): Faults {
+    const random = this.#random;
+    if (random.chance(0.7)) return {};
+    const at = random.between(4, 120);
+    return random.pick<Faults>([
+      { flushError: (nth) => nth === at },
+      { writeError: (nth) => nth === at },
+      { tornWrite: (nth) => nth === at },
+      { noSpace: (nth) => nth === at },
+    ]);
+  }
+
+  async #close(volume: Volume, disk: FaultyDisk): Promise<void> {
+    const mark = this.#oracle.mark();
+    await volume.close();
+    this.#oracle.flushed(mark);
+    const image = disk.crash(0);
+    const { state } = runNow(readLayout(), image);
+    if (state !== STATE.CLEAN) throw new Violation(`closed in state ${state}`);
+    this.#check(image);
+  }
+
+  async #work(volume: Volume): Promise<void> {
+    const random = this.#random;
+    let running: Promise<void>[] = [];
+    for (let step = 0; step < this.#world.steps && volume.failure === null; step++) {
+      running.push(this.#request(volume).catch((error: unknown) => this.#forgive(volume, error)));
+      if (random.chance(this.#world.waitChance)) {
+        await Promise.all(running);
+        running = [];
+      }
+    }
+    await Promise.all(running);
+  }
+
+  /** Failed requests are no wonder on a failing disk or a full volume. */
+  #forgive(volume: Volume, error: unknown): void {
+    const code = error instanceof Error && 'code' in error ? error.code : undefined;
+    if (volume.failure === null && code !== 'NoSpace') throw error;
+  }
+
+  async #request(volume: Volume): Promise<void> {
+    const random = this.#random;
+    const { lbns, run, flushChance } = this.#world;
+    if (random.chance(flushChance)) {
+      const mark = this.#oracle.mark();
+      await volume.flush();
+      this.#oracle.flushed(mark);
+      return;
+    }
+    const lbn = random.pick(lbns);
+    const count = random.between(1, run);
+    // Requests in flight that overlap have no order: the next one waits for those before.
+    for (;;) {
+      const before = Array.from({ length: count }, (_, i) => this.#busy.get(lbn + i));
+      if (!before.some((answer) => answer)) break;
+      await Promise.all(before);
+    }
+    const fua = random.chance(0.03);
+    const discard = random.chance(0.15);
+    const contents = Array.from({ length: count }, () => (discard ? ZEROS : this.#content()));
+    const versions = contents.map((content, i) => this.#oracle.submitted(lbn + i, content));
+    const bytes = Buffer.concat(contents.map((content) => this.#bytesOf(content)));
+    const answer = discard
+      ? volume.discard(lbn * BLOCK, count * BLOCK, { fua })
+      : volume.write(lbn * BLOCK, bytes, { fua });
+    for (let i = 0; i < count; i++)
+      this.#busy.set(
+        lbn + i,
+        answer.catch(() => undefined),
+      );
+    try {
+      await answer;
+    } finally {
+      for (let i = 0; i < count; i++) this.#busy.delete(lbn + i);
+    }
+    for (const version of versions) this.#oracle.acknowledged(version);
+    if (fua && count === 1) this.#oracle.durable(lbn, versions[0]!);
+  }
+
+  #content(): number {
+    const random = this.#random;
+    if (random.chance(0.1)) return ZEROS;
+    const fresh = random.chance(this.#world.contents > 100 ? 0.7 : 0.2);
+    const content = fresh
+      ? this.#nextContent++
+      : 1 + random.below(Math.min(this.#world.contents, this.#nextContent));
+    return content % 3 === 0 ? NOISE + content : content;
+  }
+
+  #bytesOf(content: number): Buffer {
+    if (content < NOISE) return this.#contents.bytesOf(content);
+    let bytes = this.#noise.get(content);
+    if (!bytes) {
+      const random = new Random(content);
+      bytes = Buffer.alloc(BLOCK);
+      for (let at = 0; at < BLOCK; at += 4) bytes.writeUInt32LE(random.next(), at);
+      this.#noise.set(content, bytes);
+    }
+    return bytes;
+  }
+
+  #operation(disk: FaultyDisk): void {
+    if (this.#violation) return;
+    const random = this.#random;
+    const many = disk.unflushedWrites > 8 ? 3 : disk.unflushedWrites > 2 ? 1.5 : 1;
+    try {
+      for (let crashes = this.#crashes * many; random.chance(crashes); crashes--) {
+        this.result.crashes++;
+        if (disk.unflushedWrites > 0) this.result.inFlight++;
+        const interruptions = random.chance(0.1) ? random.between(1, 3) : 0;
+        this.#check(recoverImage(disk.crash(random.next()), random.next(), interruptions));
+      }
+    } catch (error) {
+      this.#violation = error;
+      disk.stopAfter = 0;
+    }
+  }
+
+  #check(image: MemoryStorage): Map<number, number> {
+    return checkImage(image, this.#oracle, (content) => this.#bytesOf(content));
+  }
+}
+
+/** Tells one story. Throws `Violation` where a crash loses something. */
+export async function runEngineStory(
+  seed: number,
+  options: EngineStoryOptions = {},
+): Promise<EngineStoryResult> {
+  const story = new EngineStory(seed, options);
+  await story.run();
+  return story.result;
+}
