@@ -163,11 +163,13 @@ export class RecoveryJournal {
 
   /**
    * Closes the open epoch and returns its blocks, stamped with the heads as they are now. Where it has
-   * no entries and `publish` is set, the last block written comes again, with newer heads.
+   * no entries and `publish` is set, the last block written comes again if there are newer heads.
    */
   closeEpoch(publish: boolean): Extent[] {
     let blocks = this.#epoch;
-    if (blocks.length === 0 && publish && this.#lastWritten !== null) blocks = [this.#lastWritten];
+    if (blocks.length === 0 && publish && this.hasHeadsToPublish && this.#lastWritten !== null) {
+      blocks = [this.#lastWritten];
+    }
     this.#epoch = [];
     this.#entriesAtClose = this.entriesStarted;
     this.#stampedHead = this.#head;
