@@ -43,7 +43,9 @@ export class Workload {
 
   discard(lbn: number, blocks: number): this {
     this.expected.fill(0, lbn * BLOCK, (lbn + blocks) * BLOCK);
-    return this.step(`blkdiscard -f -o ${lbn * BLOCK} -l ${blocks * BLOCK} $VOLUME`);
+    return this.step(
+      `blkdiscard -f -o ${lbn * BLOCK} -l ${blocks * BLOCK} $VOLUME >/dev/null 2>&1`,
+    );
   }
 
   flush(): this {
