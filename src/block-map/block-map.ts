@@ -10,7 +10,7 @@
  *   appended; in memory it counts as initialized, since that was its first image.
  * - A page read as uninitialized is written twice: initialized = 0, then, behind a barrier, = 1.
  *
- * Implements docs/FORMAT.md, "Block map".
+ * Implements docs/FORMAT.md §3.
  */
 import { assert } from '../base/assert.ts';
 import { BLOCK_MAP_ENTRIES_PER_PAGE, BLOCK_SIZE, UNCOMPRESSED } from '../base/constants.ts';

@@ -9,7 +9,7 @@
  * - A node's bytes are the page as recovery would build it, ahead of the disk by uncommitted entries.
  * - Interior entries are unallocated or name a data block, uncompressed; anything else is damage.
  *
- * Implements docs/FORMAT.md, "Block map".
+ * Implements docs/FORMAT.md §3.
  */
 import {
   BLOCK_MAP_ENTRIES_PER_PAGE,

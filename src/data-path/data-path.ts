@@ -36,7 +36,7 @@ export interface DataPath {
   readonly stepEntries: number;
 }
 
-/** Counts since open, named after what dm-vdo counts (docs/FORMAT.md, "Statistics"). */
+/** Counts since open, named after what dm-vdo counts (docs/FORMAT.md §8). */
 export class Counters {
   readBlocks = 0;
   writtenBlocks = 0;

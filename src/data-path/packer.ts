@@ -11,7 +11,7 @@
  *
  * The source of a fragment is not kept: who needs it decompresses.
  *
- * Implements docs/FORMAT.md, "Compressed blocks", and dm-vdo's choice of bins with more of them.
+ * Implements docs/FORMAT.md §4, and dm-vdo's choice of bins with more of them.
  */
 import { assert } from '../base/assert.ts';
 import { asBuffer } from '../base/bytes.ts';

@@ -29,6 +29,8 @@ export interface IndexStatistics {
 export interface HashIndex {
   /** `uds`, `level`, `memory` or `off`: what `info` and `stats` call it. */
   readonly kind: string;
+  /** What its user should hear: that it began empty or knows nothing any more; null or absent if not. */
+  readonly warning?: Error | null;
   /**
    * Looks up `count` names and fills rows 0 … count − 1 of `advice`. May return at once where
    * nothing has to be read.

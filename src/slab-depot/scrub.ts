@@ -6,7 +6,7 @@
  * then (seen on volumes stopped just after growing) even in a volume it closed cleanly: then all
  * counts are written already, and nothing remains to be applied.
  *
- * Implements docs/FORMAT.md, "Scrubbing".
+ * Implements docs/FORMAT.md §7.2.
  */
 import {
   BLOCK_SIZE,

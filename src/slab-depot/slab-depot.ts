@@ -8,7 +8,7 @@
  * - `allocatable` = counts that are 0, over all slabs; held blocks are not among them.
  * - Counts change only together with a recovery journal entry, whose point the caller passes.
  *
- * Implements docs/FORMAT.md, "Slabs".
+ * Implements docs/FORMAT.md §6.
  */
 import { assert } from '../base/assert.ts';
 import {

@@ -14,7 +14,7 @@
  * - Entries come in strictly increasing recovery journal order.
  * - `room` bounds the entries since the durable tail so that a replay never overwrites what it needs.
  *
- * Implements docs/FORMAT.md, "Slab journal".
+ * Implements docs/FORMAT.md §6.1.
  */
 import { assert } from '../base/assert.ts';
 import {

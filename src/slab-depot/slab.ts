@@ -9,7 +9,7 @@
  * - Counts of a slab that was never used are not resident.
  * - `free` is the number of counts that are 0.
  *
- * Implements docs/FORMAT.md, "Reference counts" and "Slab summary".
+ * Implements docs/FORMAT.md §6.2 and §6.3.
  */
 import { assert } from '../base/assert.ts';
 import {

@@ -5,7 +5,7 @@
  * uvdo runs with one zone: at open it combines what the last run's zones left, writes all 16 copies,
  * and from then on keeps copy 0 only. The super block says zone count 1, so copy 0 is what counts.
  *
- * Implements docs/FORMAT.md, "Slab summary".
+ * Implements docs/FORMAT.md §6.3.
  */
 import {
   BLOCK_SIZE,

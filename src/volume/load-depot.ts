@@ -3,7 +3,7 @@
  * the last run, where each slab's journal goes on, and the reference counts of every slab that has any.
  * Slabs whose summary entry is dirty all the same are scrubbed.
  *
- * Implements docs/FORMAT.md, "Clean load".
+ * Implements docs/FORMAT.md §7.1.
  */
 import { BLOCK_SIZE, COUNTS_PER_BLOCK, MiB } from '../base/constants.ts';
 import { bytesEqual } from '../base/bytes.ts';

@@ -4,7 +4,7 @@
  * A writable open writes all 16 copies of the slab summary, then the super block as DIRTY; from then
  * on a crash is recovered from the journal. A read-only open writes nothing.
  *
- * Implements docs/FORMAT.md, "Clean load".
+ * Implements docs/FORMAT.md §7.1.
  */
 import { BLOCK_SIZE, MAX_VIOS } from '../base/constants.ts';
 import { VdoError } from '../base/errors.ts';

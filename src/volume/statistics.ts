@@ -1,5 +1,5 @@
 /**
- * The statistics of an open volume, under dm-vdo's own names (docs/FORMAT.md, "Statistics"), with the
+ * The statistics of an open volume, under dm-vdo's own names (docs/FORMAT.md §8), with the
  * savings they add up to and the capacities that were fixed at open.
  */
 import { BLOCK_SIZE } from '../base/constants.ts';
