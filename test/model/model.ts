@@ -152,9 +152,9 @@ export class Model {
     }
   }
 
-  /** Asks for a checkpoint at the next close, beside whatever else goes on. */
+  /** Asks for a checkpoint at the next close, unless one is running. */
   wantCheckpoint(): void {
-    this.#checkpointWanted = true;
+    if (!this.#checkpointRunning) this.#checkpointWanted = true;
   }
 
   /** Runs a whole checkpoint of everything that is in memory now. */
@@ -195,11 +195,11 @@ export class Model {
       let room = obstacle === 'none';
       if (obstacle === 'head' || !this.slabs.every((slab) => slab.hasRoom(6 * requestCount))) {
         room = false;
-        this.#checkpointWanted = true;
+        this.wantCheckpoint();
       }
       if (this.pages.dirtyCount + pageNumbers() > this.options.frames) {
         room = false;
-        this.#checkpointWanted = true;
+        this.wantCheckpoint();
       }
       return room || this.readOnly;
     };

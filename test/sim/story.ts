@@ -58,6 +58,8 @@ interface Plan {
   readonly batchRequests: number;
   readonly contents: number;
   readonly crashChance: number;
+  /** How much more likely a crash is with many writes in flight. */
+  readonly crowdFactor: number;
 }
 
 /** Draws everything about a story that stays the same through its lives. */
@@ -78,6 +80,7 @@ function plan(random: Random, crashes: number, wanted: StoryKind | undefined): P
     heldLimit: random.pick([4, 20, 1000]),
     flushChance: random.pick([0.05, 0.3, 0.6]),
     contents: random.pick([2, 6, 1000]),
+    crowdFactor: 3,
   };
   const tiny = { slabCount: 3, logicalBlocks: 812 * 60 * 2, zoneCount };
   switch (kind) {
@@ -109,7 +112,7 @@ function plan(random: Random, crashes: number, wanted: StoryKind | undefined): P
           ...tiny,
           slabBlocks: 1024,
           slabJournalBlocks: 8,
-          journalBlocks: random.pick([16, 16, 32]),
+          journalBlocks: calm ? 16 : random.pick([16, 32]),
         },
         flushChance: calm ? 0 : 0.03,
         epochEntries: calm ? 100_000 : random.pick([300, 5000]),
@@ -117,9 +120,10 @@ function plan(random: Random, crashes: number, wanted: StoryKind | undefined): P
         checkpointChance: calm ? 0 : 0.03,
         heldLimit: 100_000,
         frames: 60,
-        batches: random.between(60, 150),
-        batchRequests: random.pick([30, 60, 150]),
-        crashChance: 0.7 * crashes,
+        batches: calm ? random.between(150, 250) : random.between(60, 150),
+        batchRequests: calm ? 70 : random.pick([30, 60, 150]),
+        crashChance: (calm ? 0.1 : 0.7) * crashes,
+        crowdFactor: calm ? 40 : 3,
       };
     }
     case 'slab':
@@ -324,7 +328,8 @@ class Story {
   #operation(disk: FaultyDisk): void {
     const random = this.#random;
     // The more is in flight, the more there is to lose.
-    const many = disk.unflushedWrites > 8 ? 3 : disk.unflushedWrites > 2 ? 1.5 : 1;
+    const many =
+      disk.unflushedWrites > 6 ? this.#plan.crowdFactor : disk.unflushedWrites > 2 ? 1.5 : 1;
     let crashes = this.#plan.crashChance * many;
     for (; random.chance(crashes); crashes--) {
       this.crashes++;
