@@ -1,6 +1,9 @@
 /**
  * Bytes received from a socket and not yet understood: the chunks as they came, taken off the front
  * without a copy where a message lies in one chunk.
+ *
+ * A chunk pushed is borrowed: its bytes may change once the event that brought it is over. Before
+ * that, `keep` copies what nobody has taken.
  */
 export class ByteQueue {
   #chunks: Buffer[] = [];
@@ -8,6 +11,8 @@ export class ByteQueue {
   #head = 0;
   #offset = 0;
   #length = 0;
+  /** Whether the last chunk is. */
+  #borrowed = false;
 
   get length(): number {
     return this.#length;
@@ -15,8 +20,20 @@ export class ByteQueue {
 
   push(chunk: Buffer): void {
     if (chunk.length === 0) return;
+    this.#borrowed = true;
     this.#chunks.push(chunk);
     this.#length += chunk.length;
+  }
+
+  /** Makes the rest of the last chunk our own. */
+  keep(): void {
+    if (!this.#borrowed) return;
+    this.#borrowed = false;
+    const last = this.#chunks.length - 1;
+    if (last < this.#head) return;
+    const start = last === this.#head ? this.#offset : 0;
+    this.#chunks[last] = Buffer.from(this.#chunks[last]!.subarray(start));
+    if (last === this.#head) this.#offset = 0;
   }
 
   /** The next `length` bytes, of which there must be as many. A view, or a copy where they are split. */

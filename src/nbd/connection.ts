@@ -15,6 +15,7 @@ import type { BufferPool } from './buffer-pool.ts';
 import { ByteQueue } from './byte-queue.ts';
 import { negotiate, type Channel, type Offer } from './handshake.ts';
 import { Output } from './output.ts';
+import { receiveInto } from './receive.ts';
 import { Transmission } from './transmission.ts';
 
 const HANDSHAKE_MS = 30_000;
@@ -37,12 +38,12 @@ export class Connection {
   /** Resolves when the socket is closed and nothing of this client is in flight. */
   readonly closed: Promise<void>;
 
-  constructor(socket: Socket, offer: Offer, pool: BufferPool) {
+  constructor(accepted: Socket, offer: Offer, pool: BufferPool, buffer: Buffer) {
+    const socket = receiveInto(buffer, accepted, (bytes) => this.#receive(bytes));
     this.#socket = socket;
     this.#pool = pool;
     socket.setNoDelay(true);
     socket.setKeepAlive(true, KEEP_ALIVE_MS);
-    socket.on('data', (chunk: Buffer) => this.#receive(chunk));
     socket.on('end', () => this.#endInput());
     socket.on('error', () => socket.destroy());
     const socketClosed = new Promise<void>((resolve) => {
@@ -98,9 +99,12 @@ export class Connection {
   #receive(chunk: Buffer): void {
     if (this.#ending) return;
     this.#input.push(chunk);
-    if (this.#transmission !== undefined) return this.#transmission.receive();
-    if (this.#input.length > MAX_AHEAD_BYTES) this.#socket.pause();
-    this.#arrived?.();
+    if (this.#transmission !== undefined) this.#transmission.receive();
+    else {
+      if (this.#input.length > MAX_AHEAD_BYTES) this.#socket.pause();
+      this.#arrived?.();
+    }
+    this.#input.keep();
   }
 
   /** The client has closed its side, or is gone: requests that it sent before still run. */

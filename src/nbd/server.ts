@@ -16,6 +16,8 @@ import { DEFAULT_PORT } from './protocol.ts';
 
 const DEFAULT_HOST = '127.0.0.1';
 const MAX_CONNECTIONS = 256;
+/** One read of a socket at most; one buffer serves all of them. */
+const RECEIVE_BYTES = 256 * 1024;
 /** Idle buffers that all connections share. */
 const POOL_BYTES = 32 * 1024 * 1024;
 
@@ -65,12 +67,13 @@ export async function serve(
     },
     report: options.report ?? (() => undefined),
   };
-  const server = net.createServer({ allowHalfOpen: true }, (socket) => {
-    const connection = new Connection(socket, offer, pool);
+  const buffer = Buffer.allocUnsafeSlow(RECEIVE_BYTES);
+  const server = net.createServer({ allowHalfOpen: true, pauseOnConnect: true }, (socket) => {
+    if (connections.size >= MAX_CONNECTIONS || stopping) return void socket.destroy();
+    const connection = new Connection(socket, offer, pool, buffer);
     connections.add(connection);
     void connection.closed.then(() => connections.delete(connection));
   });
-  server.maxConnections = MAX_CONNECTIONS;
   await listen(server, options);
   server.on('error', () => undefined);
   const address = addressOf(server, options);

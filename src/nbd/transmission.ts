@@ -10,8 +10,8 @@
  *   let in, however large it legally is.
  * - A large write reaches the device in pieces as it arrives, each whole blocks of the device, so a
  *   client that stops in the middle holds one piece. NBD promises nothing for a write not answered.
- * - A payload is handed to the device where it was received; nobody touches it until the device
- *   is done with it.
+ * - A payload is copied once, from the socket's buffer into a pooled one; nobody touches that until
+ *   the device is done with it.
  * - Which reply a command gets is decided in `#succeed`, `#fail` and `#read` alone: other reply forms
  *   belong there.
  */
@@ -38,9 +38,7 @@ const MAX_REQUESTS = 1024;
 const MAX_BYTES = MAX_PAYLOAD_BYTES;
 /** What a request costs beside its bytes. */
 const REQUEST_COST = 256;
-/** A payload up to this size is taken at once, in place where it arrived in one chunk. */
-const MAX_WHOLE_BYTES = 16_384;
-/** Piece of a larger payload; pieces end at multiples of this on the device. */
+/** A payload is taken in pieces, which end at multiples of this on the device. */
 const PIECE_BYTES = 1 << 20;
 
 const FUA: WriteOptions = { fua: true };
@@ -159,17 +157,12 @@ export class Transmission {
         this.finish();
         return true;
       }
-      if (errno !== 0 || length > MAX_WHOLE_BYTES) return this.#beginArrival(request, errno);
-      if (this.#input.length < length) {
-        this.#setPaused(false);
-        return false;
-      }
+      if (length > 0) return this.#beginArrival(request, errno);
     }
     if (!this.#hasRoom(command === Command.read && errno === 0 ? length : 0)) return false;
     if (errno !== 0) this.#output.reply(request, errno);
     else if (length === 0 && command !== Command.flush) this.#succeed(request);
     else if (command === Command.read) void this.#read(request);
-    else if (command === Command.write) void this.#writeWhole(request, this.#input.take(length));
     else void this.#change(request);
     return true;
   }
@@ -249,19 +242,6 @@ export class Transmission {
       this.#answer(request, arrival.errno);
     }
     this.#called(bytes.length);
-  }
-
-  async #writeWhole(request: Request, bytes: Buffer): Promise<void> {
-    const cost = bytes.length + REQUEST_COST;
-    this.#calls++;
-    this.#bytes += cost;
-    try {
-      await this.#device.write(request.offset, bytes, optionsOf(request));
-      this.#succeed(request);
-    } catch (error) {
-      this.#fail(request, this.#errnoOf(request, error));
-    }
-    this.#called(cost);
   }
 
   async #read(request: Request): Promise<void> {

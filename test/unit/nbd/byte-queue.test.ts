@@ -16,7 +16,12 @@ describe('ByteQueue', () => {
       };
       while (seen < 5000) {
         if (random.chance(0.5)) {
-          queue.push(Buffer.from(Array.from({ length: random.below(40) }, () => sent++ & 0xff)));
+          const length = random.below(40);
+          const chunk = Buffer.from(Array.from({ length }, () => sent++ & 0xff));
+          queue.push(chunk);
+          if (random.chance(0.3)) check(queue.take(Math.min(random.below(30), queue.length)));
+          queue.keep();
+          chunk.fill(0xee);
         }
         const length = random.below(60);
         const choice = random.below(3);
