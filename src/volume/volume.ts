@@ -105,7 +105,7 @@ export class Volume implements BlockDevice {
     return found;
   }
 
-  /** Every dm-vdo statistic and more; see docs/FORMAT.md, "Statistics". */
+  /** Every dm-vdo statistic and more; see docs/FORMAT.md §8. */
   statistics(): Statistics {
     return statisticsOf(this.#parts.path, this.labels.superBlock);
   }
@@ -120,22 +120,28 @@ export class Volume implements BlockDevice {
   }
 
   async #close(): Promise<void> {
-    const { engine, path, storage } = this.#parts;
+    const { engine, path } = this.#parts;
+    let indexClosed: Promise<void> | null = null;
+    const closeIndex = (): Promise<void> => (indexClosed ??= path.index.close());
     try {
-      if (!this.readOnly) {
-        await engine.close();
-        await path.committer.checkpoint();
-      }
-      await path.index.close();
-      if (!this.readOnly) {
-        await storage.write([this.#superBlockImage()]);
-        await storage.flush();
-      }
+      // A read-only volume only lets the reads end that have begun.
+      if (this.readOnly) await engine.inspect(() => Promise.resolve());
+      else await this.#save(closeIndex);
     } finally {
       await path.committer.settle();
+      await closeIndex().catch(() => undefined);
       await path.pool.close();
       await this.#parts.release();
     }
+  }
+
+  async #save(closeIndex: () => Promise<void>): Promise<void> {
+    const { engine, path, storage } = this.#parts;
+    await engine.close();
+    await path.committer.checkpoint();
+    await closeIndex();
+    await storage.write([this.#superBlockImage()]);
+    await storage.flush();
   }
 
   #superBlockImage(): { offset: number; bytes: Uint8Array } {

@@ -20,11 +20,13 @@ export const TINY_FORMAT = {
   logicalSize: 4000 * BLOCK_SIZE,
 } as const satisfies FormatOptions;
 
-/** Nothing happens that a test did not ask for: no threads, no timer. */
+/** Nothing happens that a test did not ask for: no threads, no timer; small buffers open fast. */
 export const QUIET = {
   index: 'memory',
   workers: 0,
   commitIntervalMs: 0,
+  batchBlocks: 256,
+  cachePages: 64,
 } as const satisfies OpenOptions;
 
 /** One call that reached the storage, with a copy of what was written. */

@@ -5,8 +5,10 @@ import type { Advice, HashIndex } from '../../../src/index/hash-index.ts';
 import { murmur3 } from '../../../src/kernels/murmur3.ts';
 import type { Volume } from '../../../src/volume/volume.ts';
 import { auditVolume } from '../../model/audit.ts';
-import type { WatchedStorage } from '../../support/volumes.ts';
+import { TINY_FORMAT, type WatchedStorage } from '../../support/volumes.ts';
 
+/** Bytes that clients of a tiny volume see. */
+export const TINY_SIZE = TINY_FORMAT.logicalSize;
 /** First block of slab 0 of a tiny volume without an index. */
 export const FIRST = 62;
 /** Data blocks of one of its slabs. */
@@ -104,4 +106,36 @@ export async function closeAndAudit(volume: Volume, storage: WatchedStorage): Pr
 /** Resolves after `turns` turns of the event loop. */
 export async function turns(count: number): Promise<void> {
   for (let i = 0; i < count; i++) await new Promise((resolve) => setImmediate(resolve));
+}
+
+/** A volume beside the bytes it should hold. */
+export class Twin {
+  readonly volume: Volume;
+  readonly storage: WatchedStorage;
+  readonly bytes = Buffer.alloc(TINY_SIZE);
+
+  constructor({ volume, storage }: { volume: Volume; storage: WatchedStorage }) {
+    this.volume = volume;
+    this.storage = storage;
+  }
+
+  write(offset: number, bytes: Uint8Array): Promise<void> {
+    this.bytes.set(bytes, offset);
+    return this.volume.write(offset, bytes);
+  }
+
+  discard(offset: number, length: number): Promise<void> {
+    this.bytes.fill(0, offset, offset + length);
+    return this.volume.discard(offset, length);
+  }
+
+  async check(offset: number, length: number): Promise<void> {
+    const found = await this.volume.read(offset, length);
+    expect(Buffer.compare(found, this.bytes.subarray(offset, offset + length))).toBe(0);
+  }
+
+  async end(): Promise<void> {
+    await this.check(0, 100 * BLOCK_SIZE);
+    await closeAndAudit(this.volume, this.storage);
+  }
 }
