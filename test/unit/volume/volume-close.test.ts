@@ -14,12 +14,25 @@ import {
 import {
   closeAndAudit,
   expectBlock,
+  freeBlocks,
   ScriptedIndex,
   statistic,
   turns,
 } from '../data-path/support.ts';
 
 const PLAIN = { compression: false } as const;
+
+/** Writes unique blocks, one leaf at the end of the volume included, until `left` are free. */
+async function fillUp(volume: Volume, left: number): Promise<void> {
+  await volume.write(3900 * BLOCK_SIZE, noise(1));
+  for (let lbn = 0; freeBlocks(volume) > left; lbn += 10) {
+    await volume.write(
+      lbn * BLOCK_SIZE,
+      noiseRun(lbn + 1, Math.min(10, freeBlocks(volume) - left)),
+    );
+    await volume.flush();
+  }
+}
 
 describe('the end', () => {
   test('after close everything is refused, a second close is the first', async () => {
@@ -88,6 +101,37 @@ describe('the end', () => {
     for (const outcome of await Promise.all(writes)) {
       expect(['done', 'NoSpace', 'Closed']).toContain(outcome);
     }
+  });
+
+  test('a writer that waits for a batch when the close begins is refused, not done behind it', async () => {
+    const { volume, storage } = await tinyVolume(PLAIN);
+    await fillUp(volume, 1);
+    const used = statistic(volume, 'logicalBlocksUsed');
+    const gate = new Gate();
+    let held = false;
+    storage.before = ({ kind }) => {
+      if (kind !== 'write') return undefined;
+      held = true;
+      return gate.passed;
+    };
+    // The first takes the last free block and is held up in the middle; the second has no space that is
+    // certain, so it wants a batch of its own, and both there are have been taken.
+    await volume.write(0, noise(1_000_000));
+    await turns(3);
+    expect(held).toBe(true);
+    const late = volume.write(3999 * BLOCK_SIZE, new Uint8Array(BLOCK_SIZE)).then(
+      () => 'done',
+      (error: { code: string }) => error.code,
+    );
+    await turns(1);
+    const closing = volume.close();
+    gate.open();
+    expect(await late).toBe('Closed');
+    await closing;
+    await closeAndAudit(volume, storage);
+    const again = await openVolumeOn(storage, QUIET);
+    expect(statistic(again, 'logicalBlocksUsed')).toBe(used);
+    await again.close();
   });
 
   test('close of a read-only volume lets reads end', async () => {
