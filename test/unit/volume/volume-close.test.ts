@@ -2,6 +2,7 @@
 import { describe, expect, test } from 'vitest';
 import { BLOCK_SIZE } from '../../../src/base/constants.ts';
 import { openVolumeOn } from '../../../src/volume/open.ts';
+import type { Volume } from '../../../src/volume/volume.ts';
 import {
   Gate,
   noise,
