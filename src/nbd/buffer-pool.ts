@@ -26,7 +26,7 @@ export class BufferPool {
     const bits = classBits(size);
     if (bits > LARGEST_CLASS_BITS) return Buffer.allocUnsafeSlow(size);
     const idle = this.#classes[bits - SMALLEST_CLASS_BITS]!.pop();
-    if (idle === undefined) return Buffer.allocUnsafeSlow(2 ** bits + SLACK_BYTES);
+    if (idle === undefined) return Buffer.allocUnsafeSlow((1 << bits) + SLACK_BYTES);
     this.#idleBytes -= idle.length;
     return idle;
   }
@@ -34,7 +34,7 @@ export class BufferPool {
   /** Gives back what `take` returned. Nobody may use it any more. */
   give(buffer: Buffer): void {
     const bits = classBits(buffer.length);
-    const pooled = bits <= LARGEST_CLASS_BITS && buffer.length === 2 ** bits + SLACK_BYTES;
+    const pooled = bits <= LARGEST_CLASS_BITS && buffer.length === (1 << bits) + SLACK_BYTES;
     if (!pooled || this.#idleBytes + buffer.length > this.#limitBytes) return;
     this.#classes[bits - SMALLEST_CLASS_BITS]!.push(buffer);
     this.#idleBytes += buffer.length;
