@@ -50,6 +50,11 @@ export class Volume implements BlockDevice {
     return this.#parts.path.health.failure;
   }
 
+  /** What the user should hear about the index (it began empty, it failed), or null. */
+  get indexWarning(): string | null {
+    return this.#parts.path.index.warning?.message ?? null;
+  }
+
   async read(offset: number, length: number, into?: Uint8Array): Promise<Uint8Array> {
     this.#check(offset, length);
     const target = into === undefined ? new Uint8Array(length) : into.subarray(0, length);

@@ -6,7 +6,7 @@ import type { Volume } from '../../src/volume/volume.ts';
 import { importImage } from '../../src/transfer/import-image.ts';
 import type { ImageSource } from '../../src/transfer/image-source.ts';
 import type { Arguments } from './args.ts';
-import { printJson, printLines } from './json.ts';
+import { printJson, printLines, remark } from './json.ts';
 import { Progress } from './progress.ts';
 import { formatSize } from './sizes.ts';
 
@@ -78,8 +78,14 @@ export async function importAll(
   } finally {
     progress.finish();
   }
+  warnOfIndex(volume, args);
   const { seconds } = progress;
   return { sources: placed, bytes, zeroBlocks, seconds, statistics: volume.statistics() };
+}
+
+/** Tells what is wrong with the volume's index, if anything is: it costs space, never data. */
+export function warnOfIndex(volume: Volume, args: Arguments): void {
+  if (volume.indexWarning !== null && !args.quiet) remark(`index: ${volume.indexWarning}`);
 }
 
 /** Prints what an import did, for people or as JSON. */

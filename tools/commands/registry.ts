@@ -13,15 +13,9 @@ export const COMMANDS: Readonly<Record<string, Loader>> = {
   create: () => import('./create.ts'),
   import: () => import('./import.ts'),
   export: () => import('./export.ts'),
+  serve: () => import('./serve.ts'),
   stats: () => import('./stats.ts'),
 };
 
 /** Names that later versions give a meaning. */
-export const RESERVED: readonly string[] = [
-  'serve',
-  'measure',
-  'audit',
-  'grow',
-  'recover',
-  'rebuild',
-];
+export const RESERVED: readonly string[] = ['measure', 'audit', 'grow', 'recover', 'rebuild'];

@@ -9,7 +9,7 @@ import type { Volume } from '../../src/volume/volume.ts';
 import { wrongUsage, type Arguments, type Command } from '../cli/args.ts';
 import { printJson, printLines, remark } from '../cli/json.ts';
 import { formatSize } from '../cli/sizes.ts';
-import { INDEX_OPTION, indexOf } from '../cli/transfer.ts';
+import { INDEX_OPTION, indexOf, warnOfIndex } from '../cli/transfer.ts';
 
 const STOP_SIGNALS = ['SIGTERM', 'SIGINT', 'SIGHUP'] as const;
 /** Lines about failing devices that are printed in a second. */
@@ -57,6 +57,7 @@ export const command: Command = {
           readOnly: args.flag('read-only'),
         });
         served.push({ name: names[i]!, path, volume });
+        warnOfIndex(volume, args);
       }
       const server = await serve(served, { ...options, report: limited() });
       try {
