@@ -410,7 +410,8 @@ function* openSteps(disk: FaultyDisk, scheduler: Scheduler, options: ModelOption
   });
   const superExtent = { offset: layout.superPbn * BLOCK, bytes: superBlock };
   if (options.sabotage === 'super-before-summary') yield { kind: 'write', extents: [superExtent] };
-  yield* writeSummary(layout, summary, 'all');
+  const copies = options.sabotage === 'first-copy-only' ? 'first' : 'all';
+  yield* writeSummary(layout, summary, copies);
   if (options.sabotage !== 'super-before-summary') yield { kind: 'flush' };
   yield { kind: 'write', extents: [superExtent] };
   yield { kind: 'flush' };

@@ -41,4 +41,9 @@ export const SABOTAGES = {
   'one-commit-in-flight': 'an epoch commits while the one before has not finished',
 } as const;
 
-export type Sabotage = keyof typeof SABOTAGES;
+/** Rules that this protocol does not need: broken, they change nothing. */
+export const HARMLESS = {
+  'first-copy-only': 'a volume of several zones is opened with only copy 0 of the summary written',
+} as const;
+
+export type Sabotage = keyof typeof SABOTAGES | keyof typeof HARMLESS;
