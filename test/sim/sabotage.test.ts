@@ -11,6 +11,7 @@ const KINDS: Partial<Record<Sabotage, StoryKind>> = {
   'heads-early': 'wide',
   'head-beyond-last': 'wide',
   'load-early': 'wide',
+  'hold-not-moved': 'churn',
   'slot-reuse': 'wrap',
   'journal-overrun': 'wrap',
   'slab-overrun': 'slab',

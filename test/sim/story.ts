@@ -39,10 +39,10 @@ export interface StoryOptions {
 }
 
 /**
- * `small`: everything at once on tiny slabs; `wrap`: the recovery journal runs full; `slab`: a slab
+ * `small`: everything at once on tiny slabs; `churn`: few free blocks, freed and shared all the time; `wrap`: the recovery journal runs full; `slab`: a slab
  * journal runs full; `wide`: slabs of several reference blocks.
  */
-export type StoryKind = 'small' | 'wrap' | 'slab' | 'wide';
+export type StoryKind = 'small' | 'churn' | 'wrap' | 'slab' | 'wide';
 
 interface Plan {
   readonly kind: StoryKind;
@@ -64,7 +64,7 @@ interface Plan {
 
 /** Draws everything about a story that stays the same through its lives. */
 function plan(random: Random, crashes: number, wanted: StoryKind | undefined): Plan {
-  const drawn = random.pick(['small', 'small', 'small', 'wrap', 'slab', 'wide'] as const);
+  const drawn = random.pick(['small', 'small', 'small', 'churn', 'wrap', 'slab', 'wide'] as const);
   const kind = wanted ?? drawn;
   const perRoot = kind === 'slab' ? 4 : random.between(3, 12);
   const lbns: number[] = [];
@@ -101,6 +101,20 @@ function plan(random: Random, crashes: number, wanted: StoryKind | undefined): P
         batches: random.between(6, 40),
         batchRequests: random.pick([1, 4, 20]),
         crashChance: crashes,
+      };
+    case 'churn':
+      return {
+        ...shared,
+        lbns: lbns.slice(0, 8),
+        tiny: { ...tiny, slabBlocks: 32, slabCount: 2, slabJournalBlocks: 4, journalBlocks: 32 },
+        contents: 6,
+        heldLimit: random.pick([20, 1000]),
+        epochEntries: random.pick([10, 60]),
+        checkpointAt: 0.5,
+        checkpointChance: 0.1,
+        batches: random.between(40, 80),
+        batchRequests: 6,
+        crashChance: 0.5 * crashes,
       };
     case 'wrap': {
       // The recovery journal runs full and wraps, in epochs of many blocks; in calm stories nothing
