@@ -5,6 +5,7 @@ import { BLOCK_SIZE, GiB, KiB, MiB } from '../base/constants.ts';
 import { isZero } from '../base/bytes.ts';
 import type { BlockDevice } from '../device/block-device.ts';
 import { openFileStorage } from '../storage/file-storage.ts';
+import { wrapError } from '../storage/open-file.ts';
 import type { Extent, Storage } from '../storage/storage.ts';
 
 /** Bytes read at once; one step is read while the one before is written. */
@@ -28,7 +29,11 @@ export async function exportToFile(
   options: ExportOptions,
 ): Promise<void> {
   const isDevice = fs.existsSync(path) && fs.statSync(path).isBlockDevice();
-  if (!isDevice) fs.writeFileSync(path, '');
+  try {
+    if (!isDevice) fs.writeFileSync(path, '');
+  } catch (error) {
+    throw wrapError('write', path, error);
+  }
   const storage = await openFileStorage(path, { create: true, size: options.length });
   try {
     for await (const { offset, bytes } of rangeChunks(device, options, !isDevice)) {

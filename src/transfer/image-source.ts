@@ -5,6 +5,7 @@
  * Node tells no holes: those of a sparse file are read as zeros, at memory speed, and skipped behind.
  */
 import * as fs from 'node:fs';
+import type { Readable } from 'node:stream';
 import { MiB } from '../base/constants.ts';
 import { VdoError } from '../base/errors.ts';
 import { openFileStorage } from '../storage/file-storage.ts';
@@ -71,9 +72,9 @@ class StorageSource implements ImageSource {
 class StreamSource implements ImageSource {
   readonly path: string;
   readonly size = null;
-  readonly #stream: NodeJS.ReadableStream;
+  readonly #stream: Readable;
 
-  constructor(path: string, stream: NodeJS.ReadableStream) {
+  constructor(path: string, stream: Readable) {
     this.path = path;
     this.#stream = stream;
   }
@@ -96,7 +97,9 @@ class StreamSource implements ImageSource {
     if (filled > 0) yield chunk.subarray(0, filled);
   }
 
+  /** Also ends a read that waits; otherwise it would keep the process alive. */
   close(): Promise<void> {
+    this.#stream.destroy();
     return Promise.resolve();
   }
 }

@@ -44,8 +44,7 @@ export async function importImage(
   const zeros = new ZeroRuns(device, options.isFresh);
   let bytes = 0;
   let zeroBlocks = 0;
-  for await (const chunk of source.chunks()) {
-    signal?.throwIfAborted();
+  for await (const chunk of untilAborted(source.chunks(), signal)) {
     checkFits(device, source.path, at, bytes + chunk.length);
     zeroBlocks += await importChunk(device, chunk, at + bytes, zeros);
     bytes += chunk.length;
@@ -53,6 +52,24 @@ export async function importImage(
   }
   await zeros.discard();
   return { bytes, zeroBlocks };
+}
+
+/** The same chunks, up to the abort: that ends even the wait for one that never comes. */
+async function* untilAborted(
+  chunks: AsyncGenerator<Uint8Array>,
+  signal: AbortSignal | undefined,
+): AsyncGenerator<Uint8Array> {
+  for (;;) {
+    signal?.throwIfAborted();
+    const next = chunks.next();
+    const result = await new Promise<Awaited<typeof next>>((resolve, reject) => {
+      const stop = (): void => reject(signal!.reason);
+      signal?.addEventListener('abort', stop, { once: true });
+      next.then(resolve, reject).finally(() => signal?.removeEventListener('abort', stop));
+    });
+    if (result.done === true) return;
+    yield result.value;
+  }
 }
 
 function checkFits(device: BlockDevice, path: string, at: number, size: number): void {
