@@ -70,8 +70,7 @@ export class ModelSlab {
     const size = this.#layout.slabJournalBlocks;
     const tail = this.durableTail;
     const end = tail + Math.ceil((this.sinceDurable + more) / FULL_ENTRIES);
-    if (this.#sabotage === 'slab-overrun') return true;
-    if (end - (tail - 1) > size) return false;
+    if (end - (tail - 1) > size && this.#sabotage !== 'slab-overrun') return false;
     if (this.#sabotage === 'unload-overrun') return true;
     return end <= size - 1 || (this.load && tail !== 1);
   }
