@@ -55,6 +55,8 @@ const MIN_CACHE_PAGES = 8;
 const DEFAULT_PACKER_BINS = 64;
 /** A slab journal of fewer blocks cannot take one step's entries beside a durable tail. */
 const MIN_SLAB_JOURNAL_BLOCKS = 3;
+/** In a recovery journal of one block the head can never move. */
+const MIN_RECOVERY_JOURNAL_BLOCKS = 2;
 
 /**
  * Opens the volume in a file or block device. Fails with `NotVdo`, `Busy`, `RecoveryNeeded`, `Corrupt`,
@@ -124,12 +126,19 @@ async function open(
 
 function checkState({ superBlock }: Labels, readOnly: boolean): void {
   const { state, slabJournalBlocks } = superBlock;
+  const journalBlocks = superBlock.partitions.recoveryJournal.count;
   if (state !== CLEAN && state !== NEW) {
     throw new VdoError(
       'RecoveryNeeded',
       `the volume is ${stateName(state)}: it was not closed cleanly, and this version cannot recover it yet ` +
         '(starting it once with the kernel does)',
       { state: stateName(state) },
+    );
+  }
+  if (!readOnly && journalBlocks < MIN_RECOVERY_JOURNAL_BLOCKS) {
+    throw new VdoError(
+      'ReadOnly',
+      `a recovery journal of ${journalBlocks} blocks is too short to write with: open it read-only`,
     );
   }
   if (!readOnly && slabJournalBlocks < MIN_SLAB_JOURNAL_BLOCKS) {

@@ -126,6 +126,13 @@ describe('read-only', () => {
   });
 });
 
+test('a journal of one block is too short to write with, not to read', async () => {
+  const storage = await tinyStorage({ recoveryJournalBlocks: 1 });
+  await expect(openVolumeOn(storage, QUIET)).rejects.toMatchObject({ code: 'ReadOnly' });
+  const volume = await openVolumeOn(storage, READ_ONLY);
+  await volume.close();
+});
+
 describe('what a crash or an error leaves', () => {
   test('an open that fails half way leaves the volume as it was', async () => {
     const storage = await filled();
