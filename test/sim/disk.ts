@@ -89,6 +89,7 @@ export class FaultyDisk implements Storage {
   readonly #durable: MemoryStorage;
   /** What reads see: every completed write. */
   readonly #current: MemoryStorage;
+  readonly #writesAt = new Map<number, number>();
   #unflushed: Unflushed[] = [];
   #waiting: Waiting[] = [];
   #pumping = false;
@@ -108,6 +109,11 @@ export class FaultyDisk implements Storage {
   /** Writes and flushes issued so far. */
   get operations(): number {
     return this.writes + this.flushes;
+  }
+
+  /** Writes that began at this offset. */
+  writesAt(offset: number): number {
+    return this.#writesAt.get(offset) ?? 0;
   }
 
   get unflushedWrites(): number {
@@ -137,6 +143,9 @@ export class FaultyDisk implements Storage {
     const writes = error ? [] : extents.flatMap((extent) => this.#record(extent, torn));
     if (torn) error = new VdoError('Io', 'injected torn write');
     this.#unflushed.push(...writes);
+    for (const { offset } of extents) {
+      this.#writesAt.set(offset, (this.#writesAt.get(offset) ?? 0) + 1);
+    }
     this.#issued('write');
     return { kind: 'write', extents, writes, error };
   }

@@ -22,6 +22,8 @@ export interface EngineStoryResult {
   inFlight: number;
   operations: number;
   lives: number;
+  /** Writes to the slab summary while running: one a checkpoint. */
+  summaries: number;
 }
 
 export interface EngineStoryOptions {
@@ -37,13 +39,20 @@ interface World {
   readonly contents: number;
   readonly flushChance: number;
   readonly waitChance: number;
+  readonly floodChance: number;
 }
 
 /** Contents below this are repeated stamps, which compress well; above, noise that does not. */
 const NOISE = 500_000;
 
 class EngineStory {
-  readonly result: EngineStoryResult = { crashes: 0, inFlight: 0, operations: 0, lives: 0 };
+  readonly result: EngineStoryResult = {
+    crashes: 0,
+    inFlight: 0,
+    operations: 0,
+    lives: 0,
+    summaries: 0,
+  };
   readonly #random: Random;
   readonly #crashes: number;
   readonly #oracle = new Oracle();
@@ -53,6 +62,7 @@ class EngineStory {
   #storage!: MemoryStorage;
   #world!: World;
   #nextContent = 1;
+  #summaryAt = 0;
   #violation: unknown;
 
   constructor(seed: number, { crashesPerOperation = 1 }: EngineStoryOptions) {
@@ -85,11 +95,15 @@ class EngineStory {
     const layout = runNow(readLayout(), storage);
     this.#contents = new Contents(layout.nonce);
     this.#scribble(storage, layout);
+    this.#summaryAt = layout.summaryOrigin * BLOCK;
     this.#storage = storage;
     const lbns: number[] = [];
-    for (let root = 0; root < random.between(1, 2); root++) {
-      const start = root * 812 + random.below(700);
-      for (let i = 0; i < random.between(4, 40); i++) lbns.push(start + i);
+    // With as many leaves as cache frames, checkpoints never end.
+    const leaves = random.pick([1, 2, 8, 8]);
+    const perLeaf = leaves === 8 ? random.between(2, 6) : random.between(4, 40);
+    for (let page = 0; page < leaves; page++) {
+      const start = page * 812 + random.below(700);
+      for (let i = 0; i < perLeaf; i++) lbns.push(start + i);
     }
     this.#world = {
       options: {
@@ -97,7 +111,7 @@ class EngineStory {
         compression: random.chance(0.6),
         workers: 0,
         commitIntervalMs: 0,
-        cachePages: random.pick([8, 16, 64]),
+        cachePages: random.pick([8, 8, 16, 64]),
         batchBlocks: random.pick([1, 4, 16, 64]),
         packerBins: random.pick([1, 2, 8]),
       },
@@ -107,6 +121,7 @@ class EngineStory {
       contents: random.pick([3, 20, 1000]),
       flushChance: random.pick([0.02, 0.1, 0.3]),
       waitChance: random.pick([0.05, 0.5, 1]),
+      floodChance: random.pick([0, 0.05, 0.3]),
     };
   }
 
@@ -138,11 +153,13 @@ class EngineStory {
       await this.#work(volume);
       if (random.chance(0.7)) await this.#close(volume, disk);
     } catch (error) {
+      if (this.#violation) throw this.#violation;
       const hurt = error instanceof Error && 'code' in error && disk.faultsStruck > 0;
       if (!hurt && !(error instanceof PowerLoss)) throw error;
     }
     if (this.#violation) throw this.#violation;
     this.result.operations += disk.operations;
+    this.result.summaries += Math.max(0, disk.writesAt(this.#summaryAt) - 1);
     const crashed = disk.crash(random.next());
     disk.onOperation = undefined;
     disk.stopAfter = 0;
@@ -202,8 +219,9 @@ class EngineStory {
       this.#oracle.flushed(mark);
       return;
     }
-    const lbn = random.pick(lbns);
-    const count = random.between(1, run);
+    const flood = random.chance(this.#world.floodChance) && lbns[0]! < 812;
+    const lbn = flood ? random.below(400) : random.pick(lbns);
+    const count = flood ? random.between(100, 300) : random.between(1, run);
     // Requests in flight that overlap have no order: the next one waits for those before.
     for (;;) {
       const before = Array.from({ length: count }, (_, i) => this.#busy.get(lbn + i));
@@ -211,8 +229,12 @@ class EngineStory {
       await Promise.all(before);
     }
     const fua = random.chance(0.03);
-    const discard = random.chance(0.15);
-    const contents = Array.from({ length: count }, () => (discard ? ZEROS : this.#content()));
+    const discard = random.chance(flood ? 0.4 : 0.15);
+    // A flood is zeros, which cost an entry each, or one content more often than a count can say.
+    const flooding = random.chance(0.6) ? ZEROS : this.#content();
+    const contents = Array.from({ length: count }, () =>
+      discard ? ZEROS : flood ? flooding : this.#content(),
+    );
     const versions = contents.map((content, i) => this.#oracle.submitted(lbn + i, content));
     const bytes = Buffer.concat(contents.map((content) => this.#bytesOf(content)));
     const answer = discard
