@@ -131,13 +131,12 @@ export class SlabDepot {
       return 'free';
     }
     if (count !== PROVISIONAL_REFERENCE_COUNT || !this.#holds.delete(pbn)) return 'refused';
-    slab.held--;
     return 'held';
   }
 
   /** Holds a block that was `held` when it was claimed, until `epoch`, the open one, is committed. */
   holdAgain(pbn: number, epoch: number): void {
-    this.#hold(this.#slabOf(pbn), pbn, epoch);
+    this.#hold(pbn, epoch);
   }
 
   /** A mapping to `pbn` was journaled at the given recovery journal point. */
@@ -146,7 +145,7 @@ export class SlabDepot {
     const sbn = pbn - slab.start;
     if (slab.countOf(sbn) === 0) this.#allocatable--;
     slab.increment(sbn);
-    if (this.#holds.delete(pbn)) slab.held--;
+    this.#holds.delete(pbn);
     slab.journal.append(sbn, true, false, sequence, index);
     this.#touch(slab);
   }
@@ -164,7 +163,7 @@ export class SlabDepot {
   decrement(pbn: number, sequence: number, index: number, epoch: number): void {
     const slab = this.#slabOf(pbn);
     const sbn = pbn - slab.start;
-    if (slab.decrement(sbn)) this.#hold(slab, pbn, epoch);
+    if (slab.decrement(sbn)) this.#hold(pbn, epoch);
     slab.journal.append(sbn, false, false, sequence, index);
     this.#touch(slab);
   }
@@ -184,7 +183,6 @@ export class SlabDepot {
       this.#holds.delete(pbn);
       const slab = this.#slabOf(pbn);
       slab.release(pbn - slab.start);
-      slab.held--;
       this.#allocatable++;
     }
   }
@@ -215,7 +213,7 @@ export class SlabDepot {
       slabs.push({
         slab,
         tail: sealed.sequence + 1,
-        hint: fullnessHint(slab.free + slab.held, this.#slabBits),
+        hint: fullnessHint(slab.dataBlocks - slab.used, this.#slabBits),
       });
     }
     this.#touched = new Set();
@@ -248,8 +246,7 @@ export class SlabDepot {
     return this.#filling.size === 0;
   }
 
-  #hold(slab: Slab, pbn: number, epoch: number): void {
-    if (!this.#holds.has(pbn)) slab.held++;
+  #hold(pbn: number, epoch: number): void {
     this.#holds.set(pbn, epoch);
     let freed = this.#heldBy.get(epoch);
     if (freed === undefined) this.#heldBy.set(epoch, (freed = []));

@@ -30,8 +30,8 @@ export class Slab {
   readonly journal: SlabJournal;
   /** Blocks that can be allocated now. */
   free: number;
-  /** Blocks that wait for their freeing epoch to be committed. */
-  held = 0;
+  /** Blocks with references. The others are free on disk, whatever is planned for them here. */
+  used = 0;
   /** The load flag on disk: reference blocks hold something. */
   loaded: boolean;
   /** Whether the slab was ever allocated from. */
@@ -66,12 +66,15 @@ export class Slab {
   adopt(counts: Uint8Array): void {
     assert(counts.length === this.dataBlocks);
     let free = 0;
+    let used = 0;
     for (let i = 0; i < counts.length; i++) {
       if (counts[i] === PROVISIONAL_REFERENCE_COUNT) counts[i] = 0;
       if (counts[i] === 0) free++;
+      else used++;
     }
     this.#counts = counts;
     this.free = free;
+    this.used = used;
   }
 
   countOf(sbn: number): number {
@@ -107,7 +110,9 @@ export class Slab {
     const count = counts[sbn]!;
     assert(count !== MAXIMUM_REFERENCE_COUNT, 'a block carries at most 254 references');
     if (count === 0) this.free--;
-    counts[sbn] = count === PROVISIONAL_REFERENCE_COUNT ? 1 : count + 1;
+    const isFirst = count === 0 || count === PROVISIONAL_REFERENCE_COUNT;
+    if (isFirst) this.used++;
+    counts[sbn] = isFirst ? 1 : count + 1;
     this.#markDirty(sbn);
   }
 
@@ -116,6 +121,7 @@ export class Slab {
     const counts = this.#resident();
     assert(counts[sbn] === PROVISIONAL_REFERENCE_COUNT, 'a tree page takes a reserved block');
     counts[sbn] = MAXIMUM_REFERENCE_COUNT;
+    this.used++;
     this.#markDirty(sbn);
   }
 
@@ -125,6 +131,7 @@ export class Slab {
     const count = counts[sbn]!;
     assert(count > 0 && count !== PROVISIONAL_REFERENCE_COUNT, 'no reference left to give back');
     counts[sbn] = count === 1 ? PROVISIONAL_REFERENCE_COUNT : count - 1;
+    if (count === 1) this.used--;
     this.#markDirty(sbn);
     return count === 1;
   }
