@@ -8,6 +8,7 @@
  * reasons.
  */
 import { assert } from '../../src/base/assert.ts';
+import { VdoError } from '../../src/base/errors.ts';
 import type { FaultyDisk } from '../sim/disk.ts';
 import { Batch, type Request } from './batch.ts';
 import { Contents } from './contents.ts';
@@ -240,8 +241,14 @@ export class Model {
     return bytes;
   }
 
+  /**
+   * Flushes. A success means nothing once another flush has failed: the failed one may have dropped
+   * what this one covers, and only one caller is told.
+   */
   *flushDisk(): Generator<Wait, void, void> {
     yield { ticket: this.disk.issueFlush() };
+    if (!this.readOnly || this.sabotage === 'believe-flush') return;
+    throw new VdoError('ReadOnly', 'a flush beside this one failed');
   }
 
   /** The one place where a failed write-back or flush ends. A bug of the model is none. */

@@ -32,6 +32,7 @@ export const SABOTAGES = {
   'load-early':
     'load becomes 1 though only the changed reference blocks of a new slab were written',
   'retry-flush': 'a failed fdatasync is tried again and believed',
+  'believe-flush': 'a flush that succeeds is believed although another one failed beside it',
   'clean-early': 'the super block says CLEAN before the last checkpoint is durable',
   'dirty-mark-dropped': 'a finished page write also drops the mark of changes made since the copy',
   'beyond-254': 'references are shared without counting claims up to 254',

@@ -224,7 +224,7 @@ class Story {
   /** Opens the volume, works, and stops it or loses power. */
   #live(): void {
     const random = this.#random;
-    const failAt = random.chance(this.#sabotage === 'retry-flush' ? 0.8 : 0.1)
+    const failAt = random.chance(this.#sabotage?.endsWith('-flush') ? 0.8 : 0.1)
       ? random.between(4, 30)
       : -1;
     const disk = new FaultyDisk(this.#storage, {
