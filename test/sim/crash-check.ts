@@ -63,21 +63,34 @@ export function checkImage(
 ): Map<number, number> {
   const layout = runNow(readLayout(), image);
   const mappings = new Map<number, Mapping>();
-  const audit = auditNow(image, { onMapping: (lbn, mapping) => mappings.set(lbn, mapping) });
+  const audit = auditNow(image, {
+    onMapping: (lbn, mapping) => mappings.set(lbn, mapping),
+    // Every mapped fragment is read below.
+    expandFragments: false,
+  });
   if (audit.errors.length > 0) {
     throw new Violation(`audit: ${audit.errors.slice(0, 4).join('; ')} (${audit.errors.length})`);
   }
   const found = new Map<number, number>();
+  // Many blocks may share one place: it is read and compared once.
+  const known = new Map<number, number>();
   for (const lbn of oracle.lbns) {
     const mapping = mappings.get(lbn) ?? { state: 0, pbn: 0 };
     mappings.delete(lbn);
     const allowed = oracle.allowed(lbn);
+    const place = mapping.pbn * 16 + (mapping.pbn === 0 ? 0 : mapping.state);
+    const before = mapping.pbn === 0 ? 0 : known.get(place);
+    if (before !== undefined && allowed.includes(before)) {
+      found.set(lbn, before);
+      continue;
+    }
     const bytes = readContent(image, layout, mapping);
     const content = allowed.findLast((candidate) => bytes.equals(bytesOf(candidate)));
     if (content === undefined) {
       const read = `${mapping.state}/${mapping.pbn} ${bytes.toString('hex', 0, 16)}`;
       throw new Violation(`lbn ${lbn} reads ${read}, allowed are contents ${allowed.join(', ')}`);
     }
+    known.set(place, content);
     found.set(lbn, content);
   }
   if (mappings.size > 0) {

@@ -3,14 +3,14 @@ import { expect, it } from 'vitest';
 import { runStory, type StoryResult } from './story.ts';
 import { eachSeed } from './seeds.ts';
 
-const SEEDS = 40;
+const SEEDS = 25;
 
-it('recovers from a power loss at every operation', async () => {
+it('recovers from a power loss at every operation', { timeout: 180_000 }, async () => {
   const results = await eachSeed('test/sim/model.test.ts', SEEDS, (seed) => runStory(seed));
   if (results.length < SEEDS) return;
   const sum = (of: (result: StoryResult) => number): number =>
     results.reduce((total, result) => total + of(result), 0);
-  expect(sum(({ inFlight }) => inFlight)).toBeGreaterThan(3000);
+  expect(sum(({ inFlight }) => inFlight)).toBeGreaterThan(2000);
   expect(sum(({ checkpoints }) => checkpoints)).toBeGreaterThan(100);
   expect(sum(({ lives }) => lives)).toBeGreaterThan(SEEDS);
 });
