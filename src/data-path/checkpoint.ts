@@ -14,12 +14,14 @@ import type { BlockMap, MapCapture } from '../block-map/block-map.ts';
 import type { RecoveryJournal } from '../recovery-journal/recovery-journal.ts';
 import type { DepotCapture, SlabDepot } from '../slab-depot/slab-depot.ts';
 import type { Storage } from '../storage/storage.ts';
+import type { Health } from './health.ts';
 
 interface CheckpointParts {
   readonly storage: Storage;
   readonly journal: RecoveryJournal;
   readonly depot: SlabDepot;
   readonly blockMap: BlockMap;
+  readonly health: Health;
 }
 
 export interface Capture {
@@ -36,13 +38,16 @@ export function captureCheckpoint({ journal, depot, blockMap }: CheckpointParts)
 
 /** Writes a capture whose epoch is committed. */
 export async function writeBack(parts: CheckpointParts, capture: Capture): Promise<void> {
-  const { storage, journal, depot, blockMap } = parts;
+  const { storage, journal, depot, blockMap, health } = parts;
   const first = [...capture.depot.extents, ...capture.map.first];
   if (first.length > 0) {
     await storage.write(first);
     await storage.flush();
+    // Success proves nothing once a commit's flush beside it has failed (docs/COMMIT.md, rule 11).
+    health.check();
     await storage.write([...depot.summarize(capture.depot), ...capture.map.second]);
     await storage.flush();
+    health.check();
   }
   depot.settle(capture.depot);
   blockMap.settle(capture.map);

@@ -188,8 +188,13 @@ export class Committer {
     this.#checkpoint.catch(() => undefined);
   }
 
+  /**
+   * A flush that succeeds beside one that failed proves nothing: the failed one may have dropped what
+   * this one was to make durable. So nothing is written behind it once anything has failed.
+   */
   async #flush(storage: Storage): Promise<void> {
     this.flushes++;
     await storage.flush();
+    this.#parts.health.check();
   }
 }

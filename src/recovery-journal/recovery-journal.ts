@@ -11,7 +11,7 @@
  * - `head` never exceeds the last committed block that holds an entry.
  * - Header counters say what held before the block's own entries.
  *
- * Implements docs/FORMAT.md, "Recovery journal".
+ * Implements docs/FORMAT.md §5.
  */
 import { assert } from '../base/assert.ts';
 import {
