@@ -171,6 +171,7 @@ describe.skipIf(skip)(`uvdo killed while it writes${note}`, () => {
       const path = join(folder, 'volume.vdo');
       await make(path);
       const allowed = new Allowed();
+      let outdatedHints = 0;
       const total = { writes: 0, acknowledged: 0, flushes: 0 };
       for (let round = 0; round < ROUNDS; round++) {
         const seed = SEED + round;
@@ -194,12 +195,14 @@ vdo_config \${DISKS[0]} state`,
         expect(status, `${where}: ${stdout}${stderr}`).toBe(0);
         expect(stdout.trim().split('\n'), where).toEqual(['normal', 'clean']);
         const audit = await vdoaudit(path);
-        expect(audit.clean || differsInHintsOnly(audit.output), `${where}: ${audit.output}`).toBe(
-          true,
-        );
+        if (!audit.clean && differsInHintsOnly(audit.output)) {
+          console.error(`${where}: outdated fullness hints`);
+          outdatedHints++;
+        } else expect(audit.clean, `${where}: ${audit.output}`).toBe(true);
         expect(allowed.settle(readFileSync(join(folder, 'dump'))), where).toEqual([]);
       }
       if (process.env['UVDO_CRASH_VERBOSE'] !== undefined) console.error(SEED, total);
+      expect(outdatedHints, 'rounds with outdated fullness hints').toBeLessThanOrEqual(1);
       expect(total.flushes).toBeGreaterThan(0);
       expect(total.acknowledged).toBeGreaterThan(50 * ROUNDS);
     });
