@@ -3,9 +3,18 @@
  * template asks for them.
  */
 import { blockMapEntry, blockMapPageHeader } from './block-map-page.ts';
+import { chapterIndexHeader } from './chapter-page.ts';
 import { componentHeader } from './component.ts';
 import { compressedBlockHeader } from './compressed-block.ts';
 import { geometryBody4, geometryBody5, geometryMagic } from './geometry-block.ts';
+import {
+  indexConfig,
+  indexRegion,
+  indexRegionTable,
+  indexSave,
+  indexSuperBlock,
+} from './index-layout.ts';
+import { openChapterHeader, pageMapHeader } from './index-save.ts';
 import { recoveryBlockHeader, recoveryEntry, recoverySector } from './recovery-block.ts';
 import { referenceSector } from './reference-block.ts';
 import { slabJournalEntry, slabJournalHeader } from './slab-journal-block.ts';
@@ -48,4 +57,12 @@ export const STRUCTURES: readonly Structure[] = [
   slabJournalEntry,
   referenceSector,
   slabSummaryEntry,
+  indexRegionTable,
+  indexRegion,
+  indexSuperBlock,
+  indexConfig,
+  indexSave,
+  openChapterHeader,
+  pageMapHeader,
+  chapterIndexHeader,
 ];
