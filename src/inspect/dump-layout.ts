@@ -3,7 +3,7 @@
  */
 import { BLOCK_SIZE } from '../base/constants.ts';
 import { isZero } from '../base/bytes.ts';
-import { indexGigabytes, indexRegionBlocks } from '../volume/index-region.ts';
+import { indexGigabytes, indexRegionBlocks } from '../index/uds/index-geometry.ts';
 import { slabsOf } from '../volume/labels.ts';
 import type { Inspection } from './inspection.ts';
 

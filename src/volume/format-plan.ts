@@ -15,7 +15,7 @@ import {
 import { VdoError } from '../base/errors.ts';
 import type { GeometryBlock } from '../format/geometry-block.ts';
 import { NEW, type SuperBlock } from '../format/super-block.ts';
-import { indexMemorySetting, indexRegionBlocks } from './index-region.ts';
+import { indexMemorySetting, indexRegionBlocks } from '../index/uds/index-geometry.ts';
 import { checkLabels, slabsOf, type Labels } from './labels.ts';
 import {
   computeLayout,

@@ -8,7 +8,7 @@ import {
   type ImageSource,
 } from '../../src/transfer/image-source.ts';
 import { formatVolume } from '../../src/volume/format.ts';
-import { indexMemorySetting, indexRegionBlocks } from '../../src/volume/index-region.ts';
+import { indexMemorySetting, indexRegionBlocks } from '../../src/index/uds/index-geometry.ts';
 import { openVolume } from '../../src/volume/open.ts';
 import type { Arguments, Command } from '../cli/args.ts';
 import { importAll, INDEX_OPTION, indexOf, reportImport } from '../cli/transfer.ts';

@@ -2,7 +2,7 @@
 import { BLOCK_SIZE } from '../../src/base/constants.ts';
 import { stateName } from '../../src/format/super-block.ts';
 import { formatVolume } from '../../src/volume/format.ts';
-import { indexGigabytes } from '../../src/volume/index-region.ts';
+import { indexGigabytes } from '../../src/index/uds/index-geometry.ts';
 import type { Arguments, Command } from '../cli/args.ts';
 import { printJson, printLines, remark, uuidOf } from '../cli/json.ts';
 import { formatSize } from '../cli/sizes.ts';

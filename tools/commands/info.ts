@@ -4,7 +4,7 @@ import { VdoError } from '../../src/base/errors.ts';
 import { CLEAN, DIRTY, NEW, stateName } from '../../src/format/super-block.ts';
 import { lockFile } from '../../src/storage/file-lock.ts';
 import { openFileStorage } from '../../src/storage/file-storage.ts';
-import { indexGigabytes } from '../../src/volume/index-region.ts';
+import { indexGigabytes } from '../../src/index/uds/index-geometry.ts';
 import { readLabels, slabsOf, type Labels } from '../../src/volume/labels.ts';
 import type { Command } from '../cli/args.ts';
 import { hexOf, printJson, printLines, remark, uuidOf } from '../cli/json.ts';

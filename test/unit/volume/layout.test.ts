@@ -6,70 +6,7 @@ import {
   minimumPhysicalBlocks,
   slabConfig,
 } from '../../../src/volume/layout.ts';
-import {
-  indexGigabytes,
-  indexMemorySetting,
-  indexRegionBlocks,
-} from '../../../src/volume/index-region.ts';
 import { codeOf } from '../format/support.ts';
-
-describe('index region', () => {
-  test.each([
-    [-256, false, 679127],
-    [-512, false, 1366399],
-    [-768, false, 2053669],
-    [1, false, 2732747],
-    [2, false, 5496229],
-    [3, false, 8294557],
-    [4, false, 11058007],
-    [1024, false, 2972616243],
-    [-256, true, 5822251],
-    [-512, true, 11726359],
-    [-768, true, 17630467],
-    [1, true, 23452645],
-  ])('setting %i, sparse %s: %i blocks', (setting, sparse, blocks) => {
-    expect(indexRegionBlocks(setting, sparse)).toBe(blocks);
-  });
-
-  test('every size has a setting, every setting a size; more memory, more blocks', () => {
-    let previous = [0, 0];
-    for (const gigabytes of [0.25, 0.5, 0.75, 1, 2, 7, 64, 100, 511, 1024]) {
-      const setting = indexMemorySetting(gigabytes);
-      expect(indexGigabytes(setting)).toBe(gigabytes);
-      const now = [indexRegionBlocks(setting, false), indexRegionBlocks(setting, true)];
-      expect(now[0]).toBeGreaterThan(previous[0]!);
-      expect(now[1]).toBeGreaterThan(previous[1]!);
-      expect(now.every(Number.isSafeInteger)).toBe(true);
-      previous = now;
-    }
-  });
-
-  test('reduced settings take one chapter less', () => {
-    for (const [normal, reduced] of [
-      [-256, -1280],
-      [-512, -1536],
-      [-768, -1792],
-      [1, 0x1001],
-      [1024, 0x1400],
-    ] as const) {
-      const less = indexRegionBlocks(normal, false) - indexRegionBlocks(reduced, false);
-      // A chapter: record and index pages of eight blocks; saves shrink by a block or two.
-      expect(less).toBeGreaterThanOrEqual(8 * 66);
-      expect(less).toBeLessThan(8 * 300);
-      expect(indexGigabytes(reduced)).toBe(indexGigabytes(normal));
-    }
-  });
-
-  test('unknown sizes and settings are refused', () => {
-    for (const gigabytes of [0, 0.3, 1.5, -1, 1025, NaN]) {
-      expect(codeOf(() => indexMemorySetting(gigabytes))).toBe('InvalidArgument');
-    }
-    for (const setting of [0, -1, 1025, 0x1000, 0x1401, -1281]) {
-      expect(codeOf(() => indexRegionBlocks(setting, false))).toBe('InvalidArgument');
-      expect(indexGigabytes(setting)).toBeUndefined();
-    }
-  });
-});
 
 describe('slabs', () => {
   test('the two documented divisions', () => {
