@@ -7,7 +7,7 @@ import { fileURLToPath } from 'node:url';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { lockFile } from '../../../src/storage/file-lock.ts';
 import { codeOf } from '../../contract/storage.ts';
-import { bundle, start } from '../../support/child.ts';
+import { bundle, start, type Bundle } from '../../support/child.ts';
 
 const HOLDER = `
   import { lockFile } from '${fileURLToPath(new URL('../../../src/storage/file-lock.ts', import.meta.url))}';
@@ -22,17 +22,17 @@ const HOLDER = `
 `;
 
 describe('lockFile', () => {
-  let bundled = '';
+  let bundled: Bundle;
   let script = '';
   let directory = '';
   let path = '';
   const children: ChildProcess[] = [];
 
   beforeAll(async () => {
-    bundled = fs.mkdtempSync(join(tmpdir(), 'uvdo-lock-'));
-    script = await bundle(bundled, HOLDER);
+    bundled = await bundle(HOLDER);
+    script = bundled.script;
   });
-  afterAll(() => fs.rmSync(bundled, { recursive: true }));
+  afterAll(() => bundled[Symbol.asyncDispose]());
 
   beforeEach(() => {
     directory = fs.mkdtempSync(join(tmpdir(), 'uvdo-lock-'));

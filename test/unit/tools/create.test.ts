@@ -191,10 +191,10 @@ describe('create', () => {
 describe('the program in a pipe', () => {
   test('reads standard input, writes standard output, and bears that nobody reads it', async () => {
     const program = JSON.stringify(resolve(import.meta.dirname, '../../../tools/vdo.ts'));
-    const script = await bundle(directory.path, `import ${program};\n`);
+    await using bundled = await bundle(`import ${program};\n`);
     const image = Buffer.from(noiseRun(1, 600));
     const run = (args: readonly string[]) =>
-      spawn(process.execPath, [script, ...args], { stdio: ['pipe', 'pipe', 'pipe'] });
+      spawn(process.execPath, [bundled.script, ...args], { stdio: ['pipe', 'pipe', 'pipe'] });
     const create = run(['create', at('v.vdo'), '-', '--no-index', '--logical-size', '4M']);
     let err = '';
     create.stderr.on('data', (text: Buffer) => (err += text.toString()));
