@@ -220,6 +220,19 @@ export class SlabDepot {
     return { extents, slabs };
   }
 
+  /**
+   * Summary blocks with the hints of a capture and nothing else of it: written ahead of its extents.
+   * A scrub that finds no count to change keeps the hint it finds (docs/COMMIT.md, rule 7).
+   */
+  hints(capture: DepotCapture): Extent[] {
+    for (const { slab, hint } of capture.slabs) {
+      const entry = this.#summary.get(slab.number);
+      if (entry.fullnessHint === hint) continue;
+      this.#summary.set(slab.number, { ...entry, fullnessHint: hint });
+    }
+    return this.#summary.takeDirty();
+  }
+
   /** Summary blocks that make a capture count, once its extents are durable. */
   summarize(capture: DepotCapture): Extent[] {
     for (const { slab, tail, hint } of capture.slabs) {

@@ -11,48 +11,51 @@ import { available, inKernel, runInKernel, skipReason, vdoaudit, withFolder } fr
 import { judge, makeVolume, tiny, TINY, TINY_TABLE } from './kernel-volume.ts';
 import { BLOCK, State, VdoImage } from './vdo-image.ts';
 import { sha256, shrinksTo, Workload } from './workload.ts';
+import { random } from '../support/volumes.ts';
 
 const { skip, note } = skipReason(available().uml, available().tools);
 
 describe.skipIf(skip)(`the kernel's packer${note}`, () => {
   const SPACE = 4060;
 
-  /** Sixteen bins, fullest first; what it writes is a list of bins of lbns, newest first. */
-  function model(sizes: readonly number[]): { packed: number[][]; alone: number[] } {
-    let bins: { lbns: number[]; free: number }[] = Array.from({ length: 16 }, () => ({
+  interface Policy {
+    readonly bins: number;
+    readonly fullestFirst: boolean;
+  }
+
+  /** Bins in the policy's order; what it writes is a list of bins of lbns, newest first. */
+  function model(sizes: readonly number[], policy: Policy): number[][] {
+    const sign = policy.fullestFirst ? 1 : -1;
+    let bins: { lbns: number[]; free: number }[] = Array.from({ length: policy.bins }, () => ({
       lbns: [],
       free: SPACE,
     }));
     const packed: number[][] = [];
-    const alone: number[] = [];
     const write = (bin: { lbns: number[]; free: number }): void => {
       if (bin.lbns.length > 1) packed.push(bin.lbns);
-      else alone.push(...bin.lbns);
       bin.lbns = [];
       bin.free = SPACE;
     };
     sizes.forEach((size, lbn) => {
       let bin = bins.find(({ free }) => free >= size);
       if (bin === undefined) {
-        const fullest = bins[0]!;
-        if (size >= SPACE - fullest.free) {
-          alone.push(lbn);
-          return;
-        }
+        const fullest = bins.reduce((a, b) => (b.free < a.free ? b : a));
+        if (size >= SPACE - fullest.free) return; // it is stored alone
         write(fullest);
         bin = fullest;
       }
       bin.lbns.unshift(lbn);
       bin.free -= size;
       if (bin.lbns.length === 14 || bin.free === 0) write(bin);
-      bins = bins.toSorted((a, b) => a.free - b.free);
+      bins = bins.toSorted((a, b) => sign * (a.free - b.free));
     });
     for (const bin of bins) write(bin);
-    return { packed, alone };
+    return packed;
   }
 
   it('puts each fragment into the fullest of 16 bins that still fits it', async () => {
-    const wanted = Array.from({ length: 240 }, () => 150 + Math.floor(Math.random() * 3300));
+    const next = random(16);
+    const wanted = Array.from({ length: 240 }, () => 150 + Math.floor(next() * 3300));
     const { image, expected } = await makeVolume(
       tiny(),
       (workload) => {
@@ -75,12 +78,18 @@ describe.skipIf(skip)(`the kernel's packer${note}`, () => {
       group[state - 2] = lbn;
       groups.set(pbn, group);
     });
-    const { packed } = model(sizeOf);
     const key = (lbns: readonly number[]): string => lbns.join();
     const real = new Set([...groups.values()].map(key));
-    const same = packed.filter((lbns) => real.has(key(lbns))).length;
     expect(real.size).toBeGreaterThan(60);
-    expect(same / real.size).toBeGreaterThan(0.95);
+    const agreement = (bins: number, fullestFirst: boolean): number =>
+      model(sizeOf, { bins, fullestFirst }).filter((lbns) => real.has(key(lbns))).length /
+      real.size;
+    // The kernel's threads may let fragments arrive out of order, and one such changes several bins
+    // (0.84 to 1 was seen; the others stay below 0.7): the policy is the one that agrees best.
+    const others = [agreement(8, true), agreement(32, true), agreement(16, false)];
+    const agreed = agreement(16, true);
+    expect(agreed).toBeGreaterThan(0.6);
+    expect(agreed).toBeGreaterThan(Math.max(...others));
   });
 });
 
