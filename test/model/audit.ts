@@ -35,6 +35,8 @@ export interface AuditOptions {
   readonly onMapping?: (lbn: number, mapping: Mapping) => void;
   /** Expand every fragment (else only the sizes are checked). Default true. */
   readonly expandFragments?: boolean;
+  /** Errors that are kept. Default 100. */
+  readonly maxErrors?: number;
 }
 
 export interface Audit {
@@ -77,7 +79,7 @@ class Auditor {
   }
 
   error(text: string): void {
-    if (this.errors.length < MAX_ERRORS) this.errors.push(text);
+    if (this.errors.length < (this.options.maxErrors ?? MAX_ERRORS)) this.errors.push(text);
   }
 
   slabCounts(slab: number): Uint8Array {
@@ -173,9 +175,11 @@ class Auditor {
       if (height === 0) {
         // Leaf `i` of this tree is page `i · 60 + root` of the map.
         this.takeData((page.index * ROOTS + page.root) * SLOTS + slot, mapping);
-      } else if (mapping.state !== 1) {
-        this.error(`page ${page.pbn} slot ${slot}: a compressed tree page`);
-      } else if (this.takePage(mapping.pbn, `page ${page.pbn} slot ${slot}`)) {
+        continue;
+      }
+      const where = `page ${page.pbn} slot ${slot}`;
+      if (mapping.state !== 1) this.error(`${where}: a compressed tree page`);
+      if (this.takePage(mapping.pbn, where)) {
         below.push({ pbn: mapping.pbn, index, root: page.root });
       }
     }

@@ -15,7 +15,8 @@ export const COMMANDS: Readonly<Record<string, Loader>> = {
   export: () => import('./export.ts'),
   serve: () => import('./serve.ts'),
   stats: () => import('./stats.ts'),
+  audit: () => import('./audit.ts'),
 };
 
 /** Names that later versions give a meaning. */
-export const RESERVED: readonly string[] = ['measure', 'audit', 'grow', 'recover', 'rebuild'];
+export const RESERVED: readonly string[] = ['measure', 'grow', 'recover', 'rebuild'];

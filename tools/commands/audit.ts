@@ -1,0 +1,111 @@
+/** `uvdo audit`: do block map, counts, summary, journals and compressed blocks agree? Never writes. */
+import { BLOCK_SIZE } from '../../src/base/constants.ts';
+import { auditVolume, type AuditPhase, type AuditReport } from '../../src/inspect/audit.ts';
+import type { Finding } from '../../src/inspect/audit-findings.ts';
+import { lockFile } from '../../src/storage/file-lock.ts';
+import { openFileStorage } from '../../src/storage/file-storage.ts';
+import type { Arguments, Command } from '../cli/args.ts';
+import { printJson, printLines } from '../cli/json.ts';
+import { Progress } from '../cli/progress.ts';
+import { pairs } from '../cli/table.ts';
+
+/** Findings printed for people; `--json` has the rest. */
+const SHOWN = 200;
+
+export const command: Command = {
+  name: 'audit',
+  summary: 'check that block map, reference counts, journals and compressed blocks agree',
+  usage: 'FILE',
+  example: 'uvdo audit disk.vdo\nuvdo audit disk.vdo --json | jq .errorsByKind',
+  options: {
+    'as-stored': { help: 'leave journals aside and judge what lies on disk, as vdoaudit does' },
+  },
+  arguments: [1, 1],
+
+  async run(args) {
+    const path = args.at(0);
+    const storage = await openFileStorage(path, { readOnly: true });
+    try {
+      // What a server changes meanwhile would look like damage.
+      await (await lockFile(path)).release();
+      const started = performance.now();
+      const report = await audit(args, storage);
+      const seconds = (performance.now() - started) / 1000;
+      if (args.json) printJson({ path, ...report, omitted: omitted(report), seconds });
+      else printLines(summaryOf(report));
+      return report.clean && report.needs === null ? 0 : 3;
+    } finally {
+      await storage.close();
+    }
+  },
+};
+
+async function audit(
+  args: Arguments,
+  storage: Parameters<typeof auditVolume>[0],
+): Promise<AuditReport> {
+  let bar: { readonly phase: AuditPhase; readonly progress: Progress } | undefined;
+  let shown = 0;
+  const { signal } = args;
+  try {
+    return await auditVolume(storage, {
+      asStored: args.flag('as-stored'),
+      signal,
+      onFinding: (finding) => {
+        if (args.json || shown++ >= SHOWN) return;
+        bar?.progress.finish();
+        printLines([lineOf(finding)]);
+      },
+      onProgress: (phase, done, total) => {
+        if (bar?.phase !== phase) {
+          bar?.progress.finish();
+          const options = { label: phase, total: total * BLOCK_SIZE, quiet: args.quiet };
+          bar = { phase, progress: new Progress(options) };
+        }
+        bar.progress.update(done * BLOCK_SIZE);
+      },
+    });
+  } finally {
+    bar?.progress.finish();
+  }
+}
+
+const omitted = ({ errors, errorCount }: AuditReport): number => errorCount - errors.length;
+
+/** `reference-count  pbn 2100, slab 1: expected 2, found 3` */
+function lineOf({ kind, where, expected, found }: Finding): string {
+  const place = Object.entries(where).map(([name, value]) => `${name} ${value}`);
+  return `${kind}  ${place.join(', ')}: expected ${expected}, found ${found}`;
+}
+
+const ADVICE = {
+  recovery: 'it was not closed and needs recovery, which a writable start does',
+  scrubbing: 'journals of slabs are to be applied, which a writable start does',
+  rebuild: 'it is read-only until it is rebuilt',
+} as const;
+
+function summaryOf(report: AuditReport): string[] {
+  const { errorCount, errorsByKind, needs } = report;
+  const kinds = Object.entries(errorsByKind).map(([kind, count]) => `${count} ${kind}`);
+  const verdict =
+    errorCount > 0
+      ? `${errorCount} disagreements: ${kinds.join(', ')}`
+      : report.clean
+        ? 'everything agrees'
+        : 'nothing disagrees';
+  const unshown = errorCount - SHOWN;
+  return [
+    ...(unshown > 0 ? [`… ${unshown} more; --json has up to 100000`] : []),
+    ...pairs([
+      ['state', report.state],
+      ['logical blocks used', report.logicalBlocksUsed],
+      ['data blocks used', report.dataBlocksUsed],
+      ['compressed blocks', report.compressedBlocks],
+      ['tree pages', report.blockMapDataBlocks],
+      ['slabs', report.slabs],
+      ['slabs to scrub', report.slabsToScrub === 0 ? undefined : report.slabsToScrub],
+      ['needs', needs === null ? undefined : `${needs}: ${ADVICE[needs]}`],
+      ['result', verdict],
+    ]),
+  ];
+}
