@@ -27,6 +27,7 @@ const LAYERS = [
   'transfer',
   'device',
   'nbd',
+  'measure',
 ];
 /** What everything may be seen as: a contract without code. */
 const CONTRACTS = ['src/device/block-device.ts'];

@@ -35,7 +35,15 @@ export function sizesToFit(
   indexBlocks: number,
   slabSize?: number,
 ): { size: number; slabSize: number } {
-  const needed = logicalBlocks + treePagesFor(logicalBlocks);
+  return sizesForBlocks(logicalBlocks + treePagesFor(logicalBlocks), indexBlocks, slabSize);
+}
+
+/** The same for `needed` blocks of data and tree pages together. */
+export function sizesForBlocks(
+  needed: number,
+  indexBlocks: number,
+  slabSize?: number,
+): { size: number; slabSize: number } {
   const wanted = Math.ceil(Math.log2(Math.max(1, needed / WANTED_SLABS)));
   const slabBlocks =
     slabSize === undefined

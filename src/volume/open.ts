@@ -52,7 +52,7 @@ export interface OpenOptions {
 
 const DEFAULT_CACHE_PAGES = 32768;
 const MIN_CACHE_PAGES = 8;
-const DEFAULT_PACKER_BINS = 64;
+export const DEFAULT_PACKER_BINS = 64;
 /** A slab journal of fewer blocks cannot take one step's entries beside a durable tail. */
 const MIN_SLAB_JOURNAL_BLOCKS = 3;
 /** In a recovery journal of one block the head can never move. */

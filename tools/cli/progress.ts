@@ -26,9 +26,18 @@ export interface ProgressOptions {
   readonly now?: () => number;
 }
 
+/** What may come to be known on the way. */
+export interface ProgressNews {
+  /** Bytes in all. */
+  readonly total?: number | undefined;
+  /** Shown at the end of the line. */
+  readonly remark?: string;
+}
+
 export class Progress {
   readonly #label: string;
-  readonly #total: number | undefined;
+  #total: number | undefined;
+  #remark = '';
   readonly #stream: ProgressStream;
   readonly #now: () => number;
   readonly #shown: boolean;
@@ -53,8 +62,10 @@ export class Progress {
   }
 
   /** Tells how many bytes are done. Cheap: draws ten times a second at most. */
-  update(bytes: number): void {
+  update(bytes: number, news: ProgressNews = {}): void {
     if (!this.#shown) return;
+    if (news.total !== undefined) this.#total = news.total;
+    if (news.remark !== undefined) this.#remark = news.remark;
     const now = this.#now();
     if (now - this.#drawnMs < REDRAW_MS) return;
     const since = Number.isFinite(this.#drawnMs) ? this.#drawnMs : this.#startMs;
@@ -77,7 +88,7 @@ export class Progress {
   #line(bytes: number): string {
     const rate = `${formatSize(Math.round(this.#rate))}/s`;
     if (this.#total === undefined || this.#total === 0) {
-      return `${this.#label}  ${formatSize(bytes)}  ${rate}  ${formatDuration(this.seconds)}`;
+      return `${this.#label}  ${formatSize(bytes)}  ${rate}  ${formatDuration(this.seconds)}${this.#remark}`;
     }
     const part = Math.min(1, bytes / this.#total);
     const filled = Math.round(part * BAR_WIDTH);
@@ -85,7 +96,7 @@ export class Progress {
     const left = this.#rate > 0 ? formatDuration((this.#total - bytes) / this.#rate) : '-:--';
     const percent = `${Math.floor(part * 100)}%`.padStart(4);
     const done = `${formatSize(bytes)} of ${formatSize(this.#total)}`;
-    return `${this.#label} ${percent} [${bar}]  ${done}  ${rate}  ${left} left`;
+    return `${this.#label} ${percent} [${bar}]  ${done}  ${rate}  ${left} left${this.#remark}`;
   }
 
   #draw(line: string): void {

@@ -16,7 +16,8 @@ export const COMMANDS: Readonly<Record<string, Loader>> = {
   serve: () => import('./serve.ts'),
   stats: () => import('./stats.ts'),
   audit: () => import('./audit.ts'),
+  measure: () => import('./measure.ts'),
 };
 
 /** Names that later versions give a meaning. */
-export const RESERVED: readonly string[] = ['measure', 'grow', 'recover', 'rebuild'];
+export const RESERVED: readonly string[] = ['grow', 'recover', 'rebuild'];

@@ -1,0 +1,213 @@
+/**
+ * What `uvdo create` would store of the blocks that come by: the engine's own packer and its rules of
+ * sharing, without a volume. Beside it the kernel's packer, by sizes.
+ *
+ * - Where a content is stored is word 2 of its record: a physical block (numbered as they are written),
+ *   `WAITING` + fragment while it waits in the packer, or `PENDING` + row while its batch is compressed.
+ * - A physical block takes 254 references, those of all its fragments together. Who finds none left is
+ *   stored anew (docs/COMMIT.md, rule 12) and is the one to be shared from then on.
+ * - Batches and order are those of an import, so that the same fragments meet in the same bins; what an
+ *   engine does by the clock (bins written after a while) is left out.
+ */
+import { assert } from '../base/assert.ts';
+import { BLOCK_SIZE, MAXIMUM_REFERENCE_COUNT, RECORD_NAME_SIZE } from '../base/constants.ts';
+import { Packer } from '../data-path/packer.ts';
+import type { Arena } from '../kernels/arena.ts';
+import type { FingerprintTable } from './fingerprint-table.ts';
+import { KernelPacker } from './kernel-packer.ts';
+
+const NONE = -1;
+export const PENDING = 0xf0000000;
+const WAITING = 0xe0000000;
+const MAX_PENDING_ROWS = 1 << 16;
+/** Fragment sizes are remembered in units of this. */
+export const SIZE_UNIT = 16;
+const SIZE_SHIFT = 16;
+const SIZE_MASK = 0xff << SIZE_SHIFT;
+const CHUNK_BITS = 20;
+const CHUNK_MASK = (1 << CHUNK_BITS) - 1;
+
+/** A counter of one byte for each of any number of blocks; grows by a MiB, never moves. */
+class ByteColumn {
+  readonly #chunks: Uint8Array[] = [];
+
+  get(index: number): number {
+    return this.#chunks[index >>> CHUNK_BITS]![index & CHUNK_MASK]!;
+  }
+
+  set(index: number, value: number): void {
+    const chunk = index >>> CHUNK_BITS;
+    while (chunk >= this.#chunks.length) this.#chunks.push(new Uint8Array(1 << CHUNK_BITS));
+    this.#chunks[chunk]![index & CHUNK_MASK] = value;
+  }
+
+  get bytes(): number {
+    return this.#chunks.length << CHUNK_BITS;
+  }
+}
+
+export class StoredModel {
+  /** Rows to be compressed: contents of this batch that are stored now. */
+  readonly rows: Int32Array;
+  count = 0;
+  storedBlocks = 0;
+  /** Fragments in blocks with company, and those blocks. */
+  compressedBlocks = 0;
+  packedBlocks = 0;
+  readonly kernel = new KernelPacker();
+  readonly #arena: Arena;
+  readonly #names: Uint32Array;
+  readonly #table: FingerprintTable;
+  readonly #packer: Packer;
+  readonly #references = new ByteColumn();
+  readonly #firstFollower: Int32Array;
+  readonly #nextFollower: Int32Array;
+  readonly #name: Uint8Array = new Uint8Array(RECORD_NAME_SIZE);
+  readonly #nameWords = new Uint32Array(this.#name.buffer);
+  readonly #emit = (fragments: readonly number[]): void => this.#write(fragments);
+  #nextBlock = 0;
+  /** Logical blocks as the packer knows them: running numbers. */
+  #lbn = 0;
+
+  constructor(arena: Arena, table: FingerprintTable, bins: number) {
+    const { rows } = arena;
+    assert(rows <= MAX_PENDING_ROWS, 'rows that wait for their fragments');
+    this.#arena = arena;
+    this.#names = new Uint32Array(arena.names.buffer, arena.names.byteOffset, rows * 4);
+    this.#table = table;
+    this.#packer = new Packer(bins);
+    this.rows = new Int32Array(rows);
+    this.#firstFollower = new Int32Array(rows);
+    this.#nextFollower = new Int32Array(rows);
+  }
+
+  /** Bytes that it takes beside the table, packer excluded. */
+  get bytes(): number {
+    return this.#references.bytes;
+  }
+
+  /** Blocks stored so far, and one for each fragment that waits: an upper bound, for progress. */
+  get storedSoFar(): number {
+    return this.storedBlocks + Math.ceil(this.#packer.fragmentCount / 2);
+  }
+
+  /** The content of `row` is new, or stored anew; its record begins at `at`. */
+  addNew(words: Uint32Array, at: number, row: number): void {
+    words[at + 2] = PENDING + row;
+    this.#firstFollower[row] = NONE;
+    this.rows[this.count++] = row;
+  }
+
+  /** The content of `row` is known: shares what is stored, or is stored anew where that is full. */
+  addDuplicate(words: Uint32Array, at: number, row: number): void {
+    const place = words[at + 2]!;
+    if (place >= PENDING) {
+      const owner = place - PENDING;
+      this.#nextFollower[row] = this.#firstFollower[owner]!;
+      this.#firstFollower[owner] = row;
+      return;
+    }
+    if (place >= WAITING) {
+      if (!this.#packer.join(place - WAITING, this.#lbn++)) this.addNew(words, at, row);
+      return;
+    }
+    const references = this.#references.get(place);
+    if (references >= MAXIMUM_REFERENCE_COUNT) this.addNew(words, at, row);
+    else this.#references.set(place, references + 1);
+  }
+
+  /** Stores the rows gathered, now that their fragments are there. */
+  store(): void {
+    for (let i = 0; i < this.count; i++) {
+      const row = this.rows[i]!;
+      const size = this.#arena.fragmentSizes[row]!;
+      this.kernel.add(size);
+      if (size === 0 || !this.#pack(row, size)) this.#storeRows(row);
+    }
+    this.count = 0;
+  }
+
+  /** Writes what waits. */
+  finish(): void {
+    this.#packer.drain(this.#emit);
+  }
+
+  #pack(row: number, size: number): boolean {
+    const fragment = this.#packer.add(this.#arena, row, size, this.#lbn++, this.#emit);
+    if (fragment < 0) return false;
+    const at = this.#find(row);
+    const { words } = this.#table;
+    words[at + 2] = WAITING + fragment;
+    const units = Math.ceil(size / SIZE_UNIT) << SIZE_SHIFT;
+    words[at + 3] = ((words[at + 3]! & ~SIZE_MASK) | units) >>> 0;
+    let next = this.#firstFollower[row]!;
+    while (next !== NONE && this.#packer.join(fragment, this.#lbn++)) {
+      next = this.#nextFollower[next]!;
+    }
+    this.#packer.emitIfFull(fragment, this.#emit);
+    if (next !== NONE) {
+      this.#firstFollower[next] = this.#nextFollower[next]!;
+      this.#storeRows(next);
+    }
+    return true;
+  }
+
+  /** Stores a row as it is, and its followers with it: 254 to a block. */
+  #storeRows(first: number): void {
+    let references = 1;
+    let block = this.#newBlock();
+    for (let row = this.#firstFollower[first]!; row !== NONE; row = this.#nextFollower[row]!) {
+      if (references < MAXIMUM_REFERENCE_COUNT) references++;
+      else {
+        this.#references.set(block, references);
+        block = this.#newBlock();
+        references = 1;
+      }
+    }
+    this.#references.set(block, references);
+    const at = this.#find(first);
+    this.#table.words[at + 2] = block;
+  }
+
+  #newBlock(): number {
+    const block = this.#nextBlock++;
+    assert(block < WAITING, 'number of a stored block');
+    this.storedBlocks++;
+    return block;
+  }
+
+  /** Where the record of the content of `row` begins; it is there. */
+  #find(row: number): number {
+    const at = row * 4;
+    const names = this.#names;
+    const record = this.#table.find(names[at]!, names[at + 1]!, names[at + 3]!);
+    assert(record >= 0, 'a row that is stored has a record');
+    return record;
+  }
+
+  /** A bin leaves the packer as a block. */
+  #write(fragments: readonly number[]): void {
+    const block = this.#newBlock();
+    let references = 0;
+    const count = (): void => void references++;
+    for (const fragment of fragments) {
+      this.#packer.eachWaiter(fragment, count);
+      this.#packer.copyName(fragment, this.#name, 0);
+      const [n0, n1, , n3] = this.#nameWords as unknown as [number, number, number, number];
+      const at = this.#table.find(n0, n1, n3);
+      const { words } = this.#table;
+      if (at >= 0 && words[at + 2] === WAITING + fragment) words[at + 2] = block;
+    }
+    this.#references.set(block, Math.min(references, MAXIMUM_REFERENCE_COUNT));
+    if (fragments.length === 1) return;
+    this.compressedBlocks += fragments.length;
+    this.packedBlocks++;
+  }
+}
+
+/** Bytes of the fragment that a record tells, 0 where there is none; rounded up to 16. */
+export function fragmentSizeOf(word3: number): number {
+  return ((word3 & SIZE_MASK) >>> SIZE_SHIFT) * SIZE_UNIT;
+}
+
+assert(BLOCK_SIZE / SIZE_UNIT <= 256, 'fragment sizes fit in a byte');
