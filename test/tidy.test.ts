@@ -14,6 +14,8 @@ const LAYERS = [
   'base',
   'format',
   'storage',
+  'device',
+  'nbd',
   'kernels',
   'workers',
   'index',
@@ -25,8 +27,6 @@ const LAYERS = [
   'volume',
   'inspect',
   'transfer',
-  'device',
-  'nbd',
   'measure',
 ];
 /** What everything may be seen as: a contract without code. */

@@ -9,6 +9,30 @@ export interface DeviceExtent {
   readonly length: number;
   /** `hole`: nothing is mapped; `zero`: written as zeros; `data`: anything else. */
   readonly kind: 'hole' | 'zero' | 'data';
+  /** Where it was asked for: how the device holds the run, flags of `Mapping`. */
+  readonly mapping?: number;
+}
+
+/** How a volume holds a run of blocks: 0 (nothing is mapped) or flags. */
+export const Mapping = {
+  /** Mapped to the zero block. */
+  zero: 1,
+  /** In a physical block as it is. */
+  stored: 2,
+  /** In a compressed block, or waiting for company to be put into one. */
+  compressed: 4,
+  /**
+   * With `stored`: another mapping refers to the same physical block. With `compressed`: to the same
+   * compressed block, which other fragments in it do too.
+   */
+  shared: 8,
+} as const;
+
+export interface ExtentOptions {
+  /** Stop at the latest after this many runs; what is found then may be shorter than the range. */
+  readonly maxExtents?: number;
+  /** Tell `mapping` too: neighbours are merged only where that is equal as well. */
+  readonly mapping?: boolean;
 }
 
 export interface WriteOptions {
@@ -37,7 +61,10 @@ export interface BlockDevice {
   writeZeroes(offset: number, length: number, options?: WriteOptions): Promise<void>;
   /** When it resolves, everything that was acknowledged before the call is durable. */
   flush(): Promise<void>;
-  /** Kinds of the range, in order, neighbours of one kind merged, covering it exactly. */
-  extents(offset: number, length: number): Promise<DeviceExtent[]>;
+  /**
+   * Kinds of the range, in order, neighbours of one kind merged, covering it exactly; or, with
+   * `maxExtents`, its beginning, at least one run.
+   */
+  extents(offset: number, length: number, options?: ExtentOptions): Promise<DeviceExtent[]>;
   close(): Promise<void>;
 }

@@ -9,54 +9,68 @@
  * - The end is the same for everyone: replies are sent, the write side is closed, and what still
  *   arrives is dropped until the client closes too (closing with unread bytes would reset the
  *   connection and could take the last replies with it), `LINGER_MS` at most.
+ * - Who takes no replies while others wait for the memory that they hold is cut off after `STALL_MS`.
  */
 import type { Socket } from 'node:net';
+import { Account, type Budget } from './budget.ts';
 import type { BufferPool } from './buffer-pool.ts';
 import { ByteQueue } from './byte-queue.ts';
-import { negotiate, type Channel, type Offer } from './handshake.ts';
+import { negotiate, type Channel, type Offer, type Session } from './handshake.ts';
 import { Output } from './output.ts';
+import { MAX_PAYLOAD_BYTES } from './protocol.ts';
 import { receiveInto } from './receive.ts';
+import type { TlsServer } from './tls.ts';
 import { Transmission } from './transmission.ts';
 
 const HANDSHAKE_MS = 30_000;
 const LINGER_MS = 2_000;
+const STALL_MS = 10_000;
 const KEEP_ALIVE_MS = 60_000;
 /** Bytes a client may send ahead of the handshake. */
-const MAX_AHEAD_BYTES = 1 << 20;
+const MAX_AHEAD_BYTES = 65_536;
+/** What one client may hold of the server's memory. */
+const ACCOUNT_BYTES = MAX_PAYLOAD_BYTES;
+
+/** What all connections of a server share. */
+export interface Shared {
+  readonly offer: Offer;
+  readonly pool: BufferPool;
+  readonly budget: Budget;
+  /** One read of a socket at most; one buffer serves all of them. */
+  readonly buffer: Buffer;
+  readonly tls: TlsServer | undefined;
+}
 
 export class Connection {
-  readonly #socket: Socket;
-  readonly #pool: BufferPool;
+  #socket: Socket;
+  readonly #shared: Shared;
+  readonly #account: Account;
   readonly #input = new ByteQueue();
   #transmission: Transmission | undefined;
+  #output: Output | undefined;
   /** Wakes whoever waits for bytes in the handshake. */
   #arrived: (() => void) | undefined;
   /** The client will send nothing more. */
   #inputEnded = false;
   #ending = false;
   #lingerTimer: NodeJS.Timeout | undefined;
+  #socketClosed: () => void = () => undefined;
   /** Resolves when the socket is closed and nothing of this client is in flight. */
   readonly closed: Promise<void>;
 
-  constructor(accepted: Socket, offer: Offer, pool: BufferPool, buffer: Buffer) {
-    const socket = receiveInto(buffer, accepted, (bytes) => this.#receive(bytes));
-    this.#socket = socket;
-    this.#pool = pool;
+  constructor(accepted: Socket, shared: Shared) {
+    this.#shared = shared;
+    this.#account = new Account(shared.budget, ACCOUNT_BYTES);
+    const socket = receiveInto(shared.buffer, accepted, (bytes) => this.#receive(bytes));
     socket.setNoDelay(true);
     socket.setKeepAlive(true, KEEP_ALIVE_MS);
-    socket.on('end', () => this.#endInput());
-    socket.on('error', () => socket.destroy());
-    const socketClosed = new Promise<void>((resolve) => {
-      socket.on('close', () => {
-        this.#endInput();
-        clearTimeout(this.#lingerTimer);
-        resolve();
-      });
-    });
+    this.#socket = socket;
+    this.#watch(socket);
+    const socketClosed = new Promise<void>((resolve) => (this.#socketClosed = resolve));
     let idle: () => void = () => undefined;
     const whenIdle = new Promise<void>((resolve) => (idle = resolve));
-    this.closed = Promise.all([socketClosed, whenIdle]).then(() => undefined);
-    void this.#run(offer, idle);
+    this.closed = Promise.all([socketClosed, whenIdle]).then(() => this.#account.close());
+    void this.#run(idle);
   }
 
   /** Refuses new requests, finishes those in flight, and closes. */
@@ -66,12 +80,38 @@ export class Connection {
     await this.closed;
   }
 
+  /** Cuts the connection. */
+  destroy(): void {
+    this.#socket.destroy();
+  }
+
   /** Whether an export is open. */
   get transmitting(): boolean {
     return this.#transmission !== undefined;
   }
 
-  async #run(offer: Offer, idle: () => void): Promise<void> {
+  /** Called every second or so: nobody may hold for nothing what others wait for. */
+  sweep(nowMs: number): void {
+    this.#transmission?.sweep(nowMs);
+    const stalledMs = this.#output?.stalledMs(nowMs) ?? 0;
+    if (stalledMs < STALL_MS || !this.#shared.budget.isShort) return;
+    this.#shared.offer.report('a client that takes no replies was cut off: others need the memory');
+    this.destroy();
+  }
+
+  #watch(socket: Socket): void {
+    socket.on('end', () => this.#endInput());
+    socket.on('error', () => socket.destroy());
+    socket.on('close', () => {
+      if (socket !== this.#socket) return;
+      this.#endInput();
+      clearTimeout(this.#lingerTimer);
+      this.#socketClosed();
+    });
+  }
+
+  async #run(idle: () => void): Promise<void> {
+    const { offer } = this.#shared;
     const deadline = setTimeout(() => this.#socket.destroy(), HANDSHAKE_MS);
     const session = await negotiate(this.#channel(), offer);
     clearTimeout(deadline);
@@ -80,20 +120,33 @@ export class Connection {
       idle();
       return;
     }
-    const output = new Output(this.#socket, this.#pool, () => this.#transmission?.progress());
-    this.#transmission = new Transmission(session, this.#input, output, this.#pool, {
-      report: offer.report,
-      pause: () => this.#socket.pause(),
-      resume: () => this.#socket.resume(),
-      ended: () => {
-        this.#end();
-        idle();
-      },
-    });
+    const transmission = this.#transmit(session, idle);
     this.#socket.resume();
-    if (offer.stopping) this.#transmission.stop();
-    else this.#transmission.receive();
-    if (this.#inputEnded) this.#transmission.finish();
+    if (offer.stopping) transmission.stop();
+    else transmission.receive();
+    if (this.#inputEnded) transmission.finish();
+  }
+
+  #transmit(session: Session, idle: () => void): Transmission {
+    const { pool, offer } = this.#shared;
+    const account = this.#account;
+    const socket = this.#socket;
+    const parts = { pool, account, form: session.form };
+    const output = new Output(socket, parts, () => this.#transmission?.progress());
+    this.#output = output;
+    this.#transmission = new Transmission(
+      { session, input: this.#input, output, pool, account },
+      {
+        report: offer.report,
+        pause: () => socket.pause(),
+        resume: () => socket.resume(),
+        ended: () => {
+          this.#end();
+          idle();
+        },
+      },
+    );
+    return this.#transmission;
   }
 
   #receive(chunk: Buffer): void {
@@ -119,11 +172,12 @@ export class Connection {
     if (this.#ending) return;
     this.#ending = true;
     this.#arrived?.();
-    this.#socket.end();
-    this.#socket.resume();
-    if (this.#inputEnded) this.#socket.destroySoon();
-    else this.#socket.once('end', () => this.#socket.destroySoon());
-    this.#lingerTimer = setTimeout(() => this.#socket.destroy(), LINGER_MS);
+    const socket = this.#socket;
+    socket.end();
+    socket.resume();
+    if (this.#inputEnded) socket.destroySoon();
+    else socket.once('end', () => socket.destroySoon());
+    this.#lingerTimer = setTimeout(() => socket.destroy(), LINGER_MS);
   }
 
   #channel(): Channel {
@@ -150,6 +204,30 @@ export class Connection {
         if (this.#ending || this.#socket.destroyed) return;
         await new Promise<void>((resolve) => this.#socket.write(bytes, () => resolve()));
       },
+      secure: (bytes) => this.#secure(bytes),
     };
+  }
+
+  /** What was sent before the TLS handshake and is not part of it may be an attacker's: the end. */
+  async #secure(bytes: Uint8Array): Promise<boolean> {
+    const { tls, offer } = this.#shared;
+    if (tls === undefined || this.#input.length > 0 || this.#ending) return false;
+    const plain = this.#socket;
+    plain.write(bytes);
+    try {
+      const secured = await tls.accept(plain);
+      if (this.#ending || plain.destroyed) {
+        secured.destroy();
+        return false;
+      }
+      this.#socket = secured;
+      this.#watch(secured);
+      secured.on('data', (chunk: Buffer) => this.#receive(chunk));
+      return true;
+    } catch (error) {
+      const reason = error instanceof Error ? error.message : String(error);
+      offer.report(`a client failed to start TLS: ${reason}`);
+      return false;
+    }
   }
 }

@@ -1,6 +1,7 @@
 /** What the server offers: exports by name, and the flags that tell a client what each can do. */
 import { VdoError } from '../base/errors.ts';
 import type { BlockDevice } from '../device/block-device.ts';
+import type { Form } from './messages.ts';
 import { MAX_STRING_BYTES, TransmissionFlag } from './protocol.ts';
 
 /** One export, as the caller of `serve` names it. */
@@ -18,8 +19,6 @@ export interface Export {
   readonly device: BlockDevice;
   readonly description: string;
   readonly readOnly: boolean;
-  /** Transmission flags. */
-  readonly flags: number;
 }
 
 /** Checks the exports' names. Fails with `InvalidArgument`. The first is the default export. */
@@ -33,7 +32,7 @@ export function makeExports(options: readonly ExportOptions[]): readonly Export[
       throw new VdoError('InvalidArgument', `the description of export ${name} is too long`);
     }
     const fixed = readOnly || volume.readOnly;
-    return { name, device: volume, description, readOnly: fixed, flags: flagsOf(fixed) };
+    return { name, device: volume, description, readOnly: fixed };
   });
   if (exports.length === 0) throw new VdoError('InvalidArgument', 'there is nothing to serve');
   const names = new Set(exports.map(({ name }) => name));
@@ -51,18 +50,22 @@ export function findExport(exports: readonly Export[], name: string): Export | u
 }
 
 /**
+ * Transmission flags of an export, for a client that negotiated `form` and perhaps a context.
  * `canMultiConn` is true of one process that serves one device to all of its clients: a flush covers
  * what was answered on any connection.
  */
-function flagsOf(readOnly: boolean): number {
-  const always =
+export function flagsOf({ readOnly }: Export, form: Form, hasContexts: boolean): number {
+  let flags =
     TransmissionFlag.hasFlags |
     TransmissionFlag.sendFlush |
     TransmissionFlag.sendFua |
-    TransmissionFlag.canMultiConn;
-  if (readOnly) return always | TransmissionFlag.readOnly;
+    TransmissionFlag.canMultiConn |
+    TransmissionFlag.sendCache;
+  if (form !== 'simple') flags |= TransmissionFlag.sendDf;
+  if (form === 'extended' && hasContexts) flags |= TransmissionFlag.blockStatusPayload;
+  if (readOnly) return flags | TransmissionFlag.readOnly;
   return (
-    always |
+    flags |
     TransmissionFlag.sendTrim |
     TransmissionFlag.sendWriteZeroes |
     TransmissionFlag.sendFastZero

@@ -1,43 +1,58 @@
 /**
- * The NBD server: listens on a Unix socket or a loopback port, gives every client a connection, and
- * stops without losing what was acknowledged.
+ * The NBD server: gives every client a connection, shares memory among them, and stops without losing
+ * what was acknowledged.
  *
- * The protocol is spoken in the clear, so that beyond this machine anybody could read and write the
- * exports: addresses that are not loopback are refused.
+ * Invariants:
+ * - What all clients together make it hold is bounded (`memoryBytes`).
+ * - Beyond this machine nothing but TLS is spoken.
+ * - Clients that have opened an export are safe from those who only connect: of the latter
+ *   `MAX_HANDSHAKES` are heard at a time, and one too many takes the place of the oldest.
  */
-import fs from 'node:fs';
-import net from 'node:net';
+import type { Socket } from 'node:net';
 import { VdoError } from '../base/errors.ts';
+import { Budget } from './budget.ts';
 import { BufferPool } from './buffer-pool.ts';
-import { Connection } from './connection.ts';
+import { Connection, type Shared } from './connection.ts';
 import { makeExports, type ExportOptions } from './export.ts';
 import type { Offer } from './handshake.ts';
-import { DEFAULT_PORT } from './protocol.ts';
+import {
+  checkAddress,
+  isLoopback,
+  listenOn,
+  uriOf,
+  type ListenOptions,
+  type ServerAddress,
+} from './listen.ts';
+import { MAX_SERVED_BYTES } from './protocol.ts';
+import { createTlsServer, type TlsOptions } from './tls.ts';
 
-const DEFAULT_HOST = '127.0.0.1';
-const MAX_CONNECTIONS = 256;
-/** One read of a socket at most; one buffer serves all of them. */
+const MAX_CONNECTIONS = 512;
+const MAX_HANDSHAKES = 128;
 const RECEIVE_BYTES = 256 * 1024;
 /** Idle buffers that all connections share. */
 const POOL_BYTES = 32 * 1024 * 1024;
+const DEFAULT_MEMORY_BYTES = 128 * 1024 * 1024;
+/** The largest request must fit. */
+export const MIN_MEMORY_BYTES = MAX_SERVED_BYTES + 8 * 1024 * 1024;
+const SWEEP_MS = 1000;
 
-/** Where to listen: a Unix socket, or else a loopback address (127.0.0.1:10809 by default). */
-export interface ServeOptions {
-  readonly socket?: string;
-  readonly host?: string;
-  /** 0 picks a free one. */
-  readonly port?: number;
+export interface ServeOptions extends ListenOptions {
+  /** Speak TLS: always, unless it says that it is optional. */
+  readonly tls?: TlsOptions;
+  /** Bytes of requests in flight and of replies not taken, of all clients. Default 128 MiB. */
+  readonly memoryBytes?: number;
   /** Told what failed on a device, in one line. */
   readonly report?: (message: string) => void;
+  /** Told when a client comes and goes. */
+  readonly onClients?: (clients: number) => void;
 }
-
-export type ServerAddress =
-  { readonly socket: string } | { readonly host: string; readonly port: number };
 
 export interface NbdServer {
   readonly address: ServerAddress;
   /** Clients that are connected. */
   readonly clients: number;
+  /** Bytes that clients hold now, at most so far, and may hold. */
+  readonly memory: { readonly used: number; readonly most: number; readonly limit: number };
   /** The NBD URI of an export; of the default one without a name. */
   uri(exportName?: string): string;
   /**
@@ -48,142 +63,133 @@ export interface NbdServer {
 }
 
 /**
- * Serves the exports; the first is the default one. Fails with `InvalidArgument` for names or
- * addresses that make no sense, `Busy` if another server has the address, `Io` otherwise.
+ * Serves the exports; the first is the default one. Fails with `InvalidArgument` for names, addresses
+ * or certificates that make no sense, `Busy` if another server has the address, `Io` otherwise.
  */
 export async function serve(
   exports: readonly ExportOptions[],
   options: ServeOptions = {},
 ): Promise<NbdServer> {
-  checkAddress(options);
+  const { tls, memoryBytes = DEFAULT_MEMORY_BYTES } = options;
+  checkOptions(options);
   const offered = makeExports(exports);
-  const pool = new BufferPool(POOL_BYTES);
-  const connections = new Set<Connection>();
   let stopping = false;
   const offer: Offer = {
     exports: offered,
+    tls: tls === undefined ? 'none' : tls.optional === true ? 'allow' : 'require',
     get stopping() {
       return stopping;
     },
     report: options.report ?? (() => undefined),
   };
-  const buffer = Buffer.allocUnsafeSlow(RECEIVE_BYTES);
-  const server = net.createServer({ allowHalfOpen: true, pauseOnConnect: true }, (socket) => {
-    if (connections.size >= MAX_CONNECTIONS || stopping) return void socket.destroy();
-    const connection = new Connection(socket, offer, pool, buffer);
-    connections.add(connection);
-    void connection.closed.then(() => connections.delete(connection));
-  });
-  await listen(server, options);
-  server.on('error', () => undefined);
-  const address = addressOf(server, options);
+  const budget = new Budget(memoryBytes);
+  const clients = new Clients(
+    {
+      offer,
+      budget,
+      pool: new BufferPool(POOL_BYTES),
+      buffer: Buffer.allocUnsafeSlow(RECEIVE_BYTES),
+      tls: tls === undefined ? undefined : createTlsServer(tls),
+    },
+    options.onClients,
+  );
+  const secured = tls !== undefined;
+  const { servers, addresses } = await listenOn(
+    options,
+    secured && tls.optional !== true,
+    (socket) => (stopping ? socket.destroy() : clients.accept(socket)),
+  );
   let closing: Promise<void> | undefined;
 
   const close = async (): Promise<void> => {
-    const stopped = new Promise<void>((resolve) => server.close(() => resolve()));
+    const stopped = servers.map((one) => new Promise((resolve) => one.close(resolve)));
     stopping = true;
-    const open = [...connections];
-    await Promise.all(open.filter(({ transmitting }) => transmitting).map((one) => one.stop()));
+    await clients.stop((one) => one.transmitting);
     const devices = new Set(offered.filter((one) => !one.readOnly).map((one) => one.device));
     const flushed = await Promise.allSettled([...devices].map((device) => device.flush()));
-    await Promise.all([...connections].map((one) => one.stop()));
-    await stopped;
+    await clients.stop(() => true);
+    await Promise.all(stopped);
     for (const result of flushed) if (result.status === 'rejected') throw result.reason;
   };
 
   return {
-    address,
+    address: addresses[0]!,
     get clients() {
-      return connections.size;
+      return clients.count;
     },
-    uri: (exportName = '') => uriOf(address, exportName),
+    get memory() {
+      return { used: budget.usedBytes, most: budget.mostBytes, limit: budget.limitBytes };
+    },
+    uri: (exportName = '') => uriOf(addresses[0]!, exportName, secured && tls.optional !== true),
     close: () => (closing ??= close()),
   };
 }
 
-/** Whether the address belongs to this machine alone. */
-export function isLoopback(host: string): boolean {
-  if (host === 'localhost' || host === '::1') return true;
-  return net.isIPv4(host) && host.startsWith('127.');
-}
-
-/** Fails with `InvalidArgument` for an address that makes no sense, or that others can reach. */
-export function checkAddress({ socket, host, port }: ServeOptions): void {
-  if (socket !== undefined) {
-    if (host !== undefined || port !== undefined) {
-      throw new VdoError('InvalidArgument', 'serve on a socket or on a host and port, not on both');
-    }
-    if (process.platform !== 'win32' && Buffer.byteLength(socket) > 107) {
-      throw new VdoError('InvalidArgument', `the path of a socket is at most 107 bytes: ${socket}`);
-    }
-    return;
+/** Fails with `InvalidArgument` for options that make no sense or would be unsafe. */
+export function checkOptions({ tls, memoryBytes, ...address }: ServeOptions): void {
+  checkAddress(address, tls !== undefined);
+  if (tls?.optional === true && address.host !== undefined && !isLoopback(address.host)) {
+    throw new VdoError('InvalidArgument', `on ${address.host} TLS cannot be optional`);
   }
-  if (host !== undefined && !isLoopback(host)) {
+  if (memoryBytes !== undefined && !(memoryBytes >= MIN_MEMORY_BYTES)) {
     throw new VdoError(
       'InvalidArgument',
-      `${host} is not loopback: without TLS anyone who reaches it could read and write the volume; ` +
-        'serve on 127.0.0.1 or a Unix socket and tunnel it (ssh -L)',
+      `${memoryBytes} bytes of memory are too few: the largest request needs ${MIN_MEMORY_BYTES}`,
     );
   }
-  if (port !== undefined && (!Number.isInteger(port) || port < 0 || port > 65_535)) {
-    throw new VdoError('InvalidArgument', `there is no port ${port}`);
-  }
 }
 
-async function listen(server: net.Server, options: ServeOptions): Promise<void> {
-  const { socket, host = DEFAULT_HOST, port = DEFAULT_PORT } = options;
-  const once = (): Promise<void> =>
-    new Promise((resolve, reject) => {
-      server.once('error', reject);
-      const ready = (): void => {
-        server.off('error', reject);
-        resolve();
-      };
-      if (socket === undefined) server.listen({ host, port, exclusive: true }, ready);
-      else server.listen({ path: socket, exclusive: true }, ready);
-    });
-  const where = socket ?? `${host}:${port}`;
-  try {
-    await once();
-  } catch (error) {
-    const code = error instanceof Error && 'code' in error ? error.code : undefined;
-    if (code !== 'EADDRINUSE') {
-      const reason = error instanceof Error ? error.message : String(error);
-      throw new VdoError('Io', `cannot listen on ${where}: ${reason}`, { address: where }, error);
+/** The connections of a server, and the timer that looks after them while there are any. */
+class Clients {
+  readonly #shared: Shared;
+  readonly #changed: ((clients: number) => void) | undefined;
+  readonly #open = new Set<Connection>();
+  /** Those of them that have no export yet, oldest first. */
+  readonly #handshaking = new Set<Connection>();
+  #timer: NodeJS.Timeout | undefined;
+
+  constructor(shared: Shared, changed: ((clients: number) => void) | undefined) {
+    this.#shared = shared;
+    this.#changed = changed;
+  }
+
+  get count(): number {
+    return this.#open.size;
+  }
+
+  accept(socket: Socket): void {
+    for (const one of this.#handshaking) if (one.transmitting) this.#handshaking.delete(one);
+    if (this.#open.size - this.#handshaking.size >= MAX_CONNECTIONS) return void socket.destroy();
+    if (this.#handshaking.size >= MAX_HANDSHAKES) {
+      const [oldest] = this.#handshaking;
+      this.#handshaking.delete(oldest!);
+      oldest!.destroy();
     }
-    if (socket === undefined || !(await isStale(socket))) {
-      throw new VdoError('Busy', `${where} is in use by another server`, { address: where }, error);
+    const connection = new Connection(socket, this.#shared);
+    this.#open.add(connection);
+    this.#handshaking.add(connection);
+    this.#timer ??= setInterval(() => this.#sweep(), SWEEP_MS).unref();
+    this.#changed?.(this.#open.size);
+    void connection.closed.then(() => this.#leave(connection));
+  }
+
+  async stop(which: (one: Connection) => boolean): Promise<void> {
+    await Promise.all([...this.#open].filter(which).map((one) => one.stop()));
+  }
+
+  #leave(connection: Connection): void {
+    this.#open.delete(connection);
+    this.#handshaking.delete(connection);
+    if (this.#open.size === 0) {
+      clearInterval(this.#timer);
+      this.#timer = undefined;
     }
-    fs.unlinkSync(socket);
-    await once();
+    this.#changed?.(this.#open.size);
   }
-}
 
-/** Whether the path is a socket that a killed server left behind. Anything else is never removed. */
-async function isStale(path: string): Promise<boolean> {
-  if (fs.statSync(path, { throwIfNoEntry: false })?.isSocket() !== true) return false;
-  return new Promise((resolve) => {
-    const probe = net.connect(path);
-    probe.once('connect', () => {
-      probe.destroy();
-      resolve(false);
-    });
-    probe.once('error', (error: NodeJS.ErrnoException) => resolve(error.code === 'ECONNREFUSED'));
-  });
-}
-
-function addressOf(server: net.Server, { socket }: ServeOptions): ServerAddress {
-  if (socket !== undefined) return { socket };
-  const address = server.address();
-  if (address === null || typeof address === 'string') throw new VdoError('Io', 'no address');
-  return { host: address.address, port: address.port };
-}
-
-function uriOf(address: ServerAddress, exportName: string): string {
-  const name = encodeURIComponent(exportName);
-  if ('socket' in address) {
-    return `nbd+unix:///${name}?socket=${encodeURIComponent(address.socket).replaceAll('%2F', '/')}`;
+  #sweep(): void {
+    if (this.#shared.budget.usedBytes === 0) return;
+    const nowMs = performance.now();
+    for (const connection of this.#open) connection.sweep(nowMs);
   }
-  const host = net.isIPv6(address.host) ? `[${address.host}]` : address.host;
-  return `nbd://${host}:${address.port}/${name}`;
 }

@@ -1,48 +1,27 @@
 /**
- * The transmission phase of one client: requests in, device calls, replies out. Requests run
- * concurrently and are answered in the order in which they end.
+ * The transmission phase of one client: takes requests off the stream as far as there is room for
+ * them, and ends in order.
  *
  * Invariants:
  * - Every request that was read gets one reply, its payload having been consumed first, so that the
  *   stream stays in step whatever the request says.
- * - Memory is bounded: requests are read only while those in flight, their bytes and the replies
- *   that the client has not taken leave room (`MAX_REQUESTS`, `MAX_BYTES`). One request is always
- *   let in, however large it legally is.
- * - A large write reaches the device in pieces as it arrives, each whole blocks of the device, so a
- *   client that stops in the middle holds one piece. NBD promises nothing for a write not answered.
- * - A payload is copied once, from the socket's buffer into a pooled one; nobody touches that until
- *   the device is done with it.
- * - Which reply a command gets is decided in `#succeed`, `#fail` and `#read` alone: other reply forms
- *   belong there.
+ * - Memory is bounded: a request is begun only when its cost fits into the client's account and the
+ *   budget of the server (`Budget`), and while fewer than `MAX_REQUESTS` are at work. Until then the
+ *   socket is not read.
+ * - Nothing is answered twice, and nothing is begun once the client has said goodbye.
  */
-import { errnoOf } from '../base/errors.ts';
-import type { BlockDevice, WriteOptions } from '../device/block-device.ts';
+import { Arrival, arrivalParts, type ArrivalParts } from './arrival.ts';
+import type { Account } from './budget.ts';
 import type { BufferPool } from './buffer-pool.ts';
 import type { ByteQueue } from './byte-queue.ts';
+import { Commands, costOf, REFUSAL_COST } from './commands.ts';
 import type { Session } from './handshake.ts';
+import { parseRequest, requestSize, type Request } from './messages.ts';
 import type { Output } from './output.ts';
-import {
-  Command,
-  CommandFlag,
-  Errno,
-  MAX_PAYLOAD_BYTES,
-  MAX_SERVED_BYTES,
-  parseRequest,
-  REQUEST_SIZE,
-  SIMPLE_REPLY_SIZE,
-  type Request,
-} from './protocol.ts';
-import { refusalOf } from './request-rules.ts';
+import { Command, MAX_SERVED_BYTES } from './protocol.ts';
+import { refusalOf, SHUTDOWN } from './request-rules.ts';
 
 const MAX_REQUESTS = 1024;
-const MAX_BYTES = MAX_PAYLOAD_BYTES;
-/** What a request costs beside its bytes. */
-const REQUEST_COST = 256;
-/** A payload is taken in pieces, which end at multiples of this on the device. */
-const PIECE_BYTES = 1 << 20;
-
-const FUA: WriteOptions = { fua: true };
-const NO_FUA: WriteOptions = {};
 
 /** What the transmission asks of its connection. */
 export interface TransmissionHooks {
@@ -55,64 +34,60 @@ export interface TransmissionHooks {
   report(message: string): void;
 }
 
-/** A write whose payload is arriving. */
-interface Arrival {
-  readonly request: Request;
-  /** Bytes not yet received. */
-  remaining: number;
-  /** Not zero: the payload is dropped, and this is the answer. */
-  errno: number;
-  piece: Buffer | undefined;
-  pieceBytes: number;
-  filledBytes: number;
-  /** Pieces that the device has not answered. */
-  pieces: number;
+export interface TransmissionParts {
+  readonly session: Session;
+  readonly input: ByteQueue;
+  readonly output: Output;
+  readonly pool: BufferPool;
+  readonly account: Account;
 }
 
 export class Transmission {
-  readonly #device: BlockDevice;
   readonly #session: Session;
   readonly #input: ByteQueue;
   readonly #output: Output;
-  readonly #pool: BufferPool;
+  readonly #account: Account;
   readonly #hooks: TransmissionHooks;
+  readonly #commands: Commands;
+  readonly #arrivals: ArrivalParts;
+  readonly #requestSize: number;
   /** A request that was read and waits for room. */
   #next: Request | undefined;
   #arrival: Arrival | undefined;
-  /** Device calls in flight. */
-  #calls = 0;
-  #bytes = 0;
   #paused = false;
   #state: 'open' | 'stopping' | 'finishing' | 'ended' = 'open';
 
-  constructor(
-    session: Session,
-    input: ByteQueue,
-    output: Output,
-    pool: BufferPool,
-    hooks: TransmissionHooks,
-  ) {
+  constructor(parts: TransmissionParts, hooks: TransmissionHooks) {
+    const { session, input, output, pool, account } = parts;
     this.#session = session;
-    this.#device = session.export.device;
     this.#input = input;
     this.#output = output;
-    this.#pool = pool;
+    this.#account = account;
     this.#hooks = hooks;
+    this.#requestSize = requestSize(session.form);
+    const called = (): void => this.#called();
+    const report = (message: string): void => hooks.report(message);
+    this.#commands = new Commands(session, output, pool, { called, report });
+    this.#arrivals = arrivalParts({ account, input, pool, commands: this.#commands });
   }
 
   /** Takes what has arrived, as far as there is room for it. */
   receive(): void {
     while (this.#state === 'open' || this.#state === 'stopping') {
       if (this.#arrival !== undefined) {
-        if (!this.#continueArrival(this.#arrival)) break;
-        continue;
+        const outcome = this.#arrival.advance();
+        if (outcome !== 'done') {
+          this.#setPaused(outcome === 'room');
+          break;
+        }
+        this.#arrival = undefined;
       }
       if (this.#next === undefined) {
-        if (this.#input.length < REQUEST_SIZE) {
+        if (this.#input.length < this.#requestSize) {
           this.#setPaused(false);
           break;
         }
-        const request = parseRequest(this.#input.take(REQUEST_SIZE));
+        const request = parseRequest(this.#session.form, this.#input.take(this.#requestSize));
         if (request === undefined) return this.finish();
         this.#next = request;
       }
@@ -131,7 +106,7 @@ export class Transmission {
   finish(): void {
     if (this.#state === 'ended') return;
     this.#state = 'finishing';
-    this.#dropPiece();
+    this.#arrival?.drop();
     this.#endWhenIdle();
   }
 
@@ -142,204 +117,56 @@ export class Transmission {
     this.receive();
   }
 
-  /** Begins a request. False if it must wait for room or for its payload. */
+  /** Called now and then: nobody may hold memory for bytes that do not come. */
+  sweep(nowMs: number): void {
+    this.#arrival?.spill(nowMs);
+  }
+
+  /** Begins a request. False if it must wait for room. */
   #begin(request: Request): boolean {
-    const { command, length } = request;
-    if (command === Command.disconnect) {
+    if (request.command === Command.disconnect) {
       this.finish();
       return true;
     }
-    const stopping = this.#state === 'stopping';
-    const errno = stopping ? Errno.shutdown : refusalOf(request, this.#session.export);
-    if (command === Command.write) {
-      // No client means this: the connection ends rather than swallow it.
-      if (length > MAX_SERVED_BYTES) {
-        this.finish();
-        return true;
-      }
-      if (length > 0) return this.#beginArrival(request, errno);
+    // No client means this: the connection ends rather than swallow it.
+    if (request.payload > MAX_SERVED_BYTES) {
+      this.finish();
+      return true;
     }
-    if (!this.#hasRoom(command === Command.read && errno === 0 ? length : 0)) return false;
-    if (errno !== 0) this.#output.reply(request, errno);
-    else if (length === 0 && command !== Command.flush) this.#succeed(request);
-    else if (command === Command.read) void this.#read(request);
-    else void this.#change(request);
+    const refusal = this.#state === 'stopping' ? SHUTDOWN : refusalOf(request, this.#session);
+    const cost = refusal === undefined ? costOf(request) : REFUSAL_COST;
+    const hasRoom = this.#commands.calls < MAX_REQUESTS && this.#account.take(cost);
+    this.#setPaused(!hasRoom);
+    if (!hasRoom) return false;
+    if (request.payload > 0) {
+      this.#arrival = new Arrival(this.#arrivals, request, refusal, cost);
+    } else if (refusal !== undefined) this.#commands.refuse(request, refusal, cost);
+    else this.#commands.run(request, cost);
     return true;
-  }
-
-  #beginArrival(request: Request, errno: number): boolean {
-    if (!this.#hasRoom(0)) return false;
-    this.#arrival = {
-      request,
-      remaining: request.length,
-      errno,
-      piece: undefined,
-      pieceBytes: 0,
-      filledBytes: 0,
-      pieces: 0,
-    };
-    return true;
-  }
-
-  /** Takes what has come of the payload. False if more must come, or room is missing. */
-  #continueArrival(arrival: Arrival): boolean {
-    const { request } = arrival;
-    while (arrival.remaining > 0) {
-      if (arrival.errno !== 0) {
-        this.#dropPiece();
-        arrival.remaining -= this.#input.skip(arrival.remaining);
-      } else {
-        if (arrival.piece === undefined) {
-          const offset = request.offset + request.length - arrival.remaining;
-          const size = Math.min(arrival.remaining, PIECE_BYTES - (offset % PIECE_BYTES));
-          if (!this.#hasRoom(size)) return false;
-          this.#bytes += size;
-          arrival.piece = this.#pool.take(size);
-          arrival.pieceBytes = size;
-          arrival.filledBytes = 0;
-        }
-        const piece = arrival.piece.subarray(0, arrival.pieceBytes);
-        const moved = this.#input.moveTo(piece, arrival.filledBytes);
-        arrival.filledBytes += moved;
-        arrival.remaining -= moved;
-        if (arrival.filledBytes === arrival.pieceBytes) void this.#writePiece(arrival, piece);
-      }
-      if (arrival.remaining > 0 && this.#input.length === 0) {
-        this.#setPaused(false);
-        return false;
-      }
-    }
-    this.#arrival = undefined;
-    if (arrival.pieces === 0) this.#answer(request, arrival.errno);
-    return true;
-  }
-
-  /** Gives up the piece that is arriving. */
-  #dropPiece(): void {
-    const arrival = this.#arrival;
-    if (arrival?.piece === undefined) return;
-    this.#bytes -= arrival.pieceBytes;
-    this.#pool.give(arrival.piece);
-    arrival.piece = undefined;
-  }
-
-  async #writePiece(arrival: Arrival, bytes: Buffer): Promise<void> {
-    const { request } = arrival;
-    const buffer = arrival.piece!;
-    const offset = request.offset + request.length - arrival.remaining - bytes.length;
-    arrival.piece = undefined;
-    arrival.pieces++;
-    this.#calls++;
-    try {
-      await this.#device.write(offset, bytes, optionsOf(request));
-    } catch (error) {
-      const errno = this.#errnoOf(request, error);
-      if (arrival.errno === 0) arrival.errno = errno;
-    }
-    this.#pool.give(buffer);
-    arrival.pieces--;
-    if (arrival.pieces === 0 && arrival !== this.#arrival && arrival.remaining === 0) {
-      this.#answer(request, arrival.errno);
-    }
-    this.#called(bytes.length);
-  }
-
-  async #read(request: Request): Promise<void> {
-    const { offset, length } = request;
-    const cost = length + REQUEST_COST;
-    this.#calls++;
-    this.#bytes += cost;
-    const buffer = this.#pool.take(SIMPLE_REPLY_SIZE + length);
-    try {
-      const end = SIMPLE_REPLY_SIZE + length;
-      await this.#device.read(offset, length, buffer.subarray(SIMPLE_REPLY_SIZE, end));
-      this.#output.replyData(request, buffer);
-    } catch (error) {
-      this.#pool.give(buffer);
-      this.#fail(request, this.#errnoOf(request, error));
-    }
-    this.#called(cost);
-  }
-
-  /** Everything that moves no data: flush, trim, zero. */
-  async #change(request: Request): Promise<void> {
-    const { command, offset, length } = request;
-    this.#calls++;
-    this.#bytes += REQUEST_COST;
-    try {
-      if (command === Command.flush) {
-        if (!this.#session.export.readOnly) await this.#device.flush();
-      } else if (command === Command.trim) {
-        await this.#device.discard(offset, length, optionsOf(request));
-      } else {
-        await this.#device.writeZeroes(offset, length, optionsOf(request));
-      }
-      this.#succeed(request);
-    } catch (error) {
-      this.#fail(request, this.#errnoOf(request, error));
-    }
-    this.#called(REQUEST_COST);
-  }
-
-  #succeed(request: Request): void {
-    this.#output.reply(request, 0);
-  }
-
-  #fail(request: Request, errno: number): void {
-    this.#output.reply(request, errno);
-  }
-
-  /** The device's error as a number; what is not the client's doing is reported as well. */
-  #errnoOf(request: Request, error: unknown): number {
-    const errno = errnoOf(error);
-    if (errno === Errno.io) {
-      const { command, offset, length } = request;
-      const what = error instanceof Error ? error.message : String(error);
-      const { name } = this.#session.export;
-      this.#hooks.report(
-        `export ${JSON.stringify(name)}: command ${command} at ${offset}, length ${length}: ${what}`,
-      );
-    }
-    return errno;
-  }
-
-  #answer(request: Request, errno: number): void {
-    if (errno === 0) this.#succeed(request);
-    else this.#fail(request, errno);
   }
 
   /** A device call has ended. */
-  #called(bytes: number): void {
-    this.#calls--;
-    this.#bytes -= bytes;
+  #called(): void {
     if (this.#paused) this.receive();
     else this.#endWhenIdle();
   }
 
-  /** Whether `bytes` more may be held; if not, the socket rests until a call or a reply ends. */
-  #hasRoom(bytes: number): boolean {
-    const held = this.#bytes + this.#output.pendingBytes;
-    const room = (held === 0 || held + bytes <= MAX_BYTES) && this.#calls < MAX_REQUESTS;
-    this.#setPaused(!room);
-    return room;
-  }
-
   #setPaused(paused: boolean): void {
+    if (paused) this.#account.waitForOthers(() => this.progress());
     if (paused === this.#paused) return;
     this.#paused = paused;
-    if (paused) this.#hooks.pause();
-    else this.#hooks.resume();
+    if (paused) return this.#hooks.pause();
+    this.#account.leave();
+    this.#hooks.resume();
   }
 
   #endWhenIdle(): void {
-    if (this.#calls > 0 || (this.#state !== 'stopping' && this.#state !== 'finishing')) return;
+    if (this.#commands.calls > 0) return;
+    if (this.#state !== 'stopping' && this.#state !== 'finishing') return;
     this.#state = 'ended';
-    this.#dropPiece();
+    this.#arrival?.drop();
+    this.#account.leave();
     this.#output.flush();
     this.#hooks.ended();
   }
-}
-
-function optionsOf(request: Request): WriteOptions {
-  return (request.flags & CommandFlag.fua) === 0 ? NO_FUA : FUA;
 }

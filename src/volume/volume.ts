@@ -6,13 +6,19 @@
  * - Between open and close the super block on disk says DIRTY; only a complete close makes it CLEAN.
  * - After a fatal error the volume serves reads, refuses writes, and stays DIRTY on disk.
  */
-import { BLOCK_MAP_ENTRIES_PER_PAGE, BLOCK_SIZE, UNMAPPED } from '../base/constants.ts';
+import { BLOCK_SIZE } from '../base/constants.ts';
 import { VdoError } from '../base/errors.ts';
 import type { DataPath } from '../data-path/data-path.ts';
 import type { Engine } from '../data-path/engine.ts';
-import type { BlockDevice, DeviceExtent, WriteOptions } from '../device/block-device.ts';
+import type {
+  BlockDevice,
+  DeviceExtent,
+  ExtentOptions,
+  WriteOptions,
+} from '../device/block-device.ts';
 import { CLEAN, encodeSuperBlock, type SuperBlock } from '../format/super-block.ts';
 import type { Storage } from '../storage/storage.ts';
+import { findExtents } from './extents.ts';
 import type { Labels } from './labels.ts';
 import { statisticsOf, type Statistics } from './statistics.ts';
 
@@ -93,21 +99,13 @@ export class Volume implements BlockDevice {
     await this.#parts.engine.flush();
   }
 
-  async extents(offset: number, length: number): Promise<DeviceExtent[]> {
+  async extents(
+    offset: number,
+    length: number,
+    options: ExtentOptions = {},
+  ): Promise<DeviceExtent[]> {
     this.#check(offset, length);
-    const found: { offset: number; length: number; kind: DeviceExtent['kind'] }[] = [];
-    const add = (start: number, end: number, kind: DeviceExtent['kind']): void => {
-      const from = Math.max(start, offset);
-      const to = Math.min(end, offset + length);
-      if (to <= from) return;
-      const last = found.at(-1);
-      if (last?.kind === kind) last.length += to - from;
-      else found.push({ offset: from, length: to - from, kind });
-    };
-    const first = Math.floor(offset / BLOCK_SIZE);
-    const end = Math.ceil((offset + length) / BLOCK_SIZE);
-    await this.#parts.engine.inspect(() => this.#eachKind(first, end, add));
-    return found;
+    return findExtents(this.#parts.path, this.#parts.engine, { offset, length }, options);
   }
 
   /** Every dm-vdo statistic and more; see docs/FORMAT.md §8. */
@@ -186,32 +184,6 @@ export class Volume implements BlockDevice {
     if (head > 0) await engine.write(offset, ZEROS.subarray(0, head));
     if (last > first) await engine.discard(first, last);
     if (tail > 0) await engine.write(end - tail, ZEROS.subarray(0, tail));
-  }
-
-  async #eachKind(
-    first: number,
-    end: number,
-    add: (start: number, end: number, kind: DeviceExtent['kind']) => void,
-  ): Promise<void> {
-    const { blockMap, packer } = this.#parts.path;
-    const entries = BLOCK_MAP_ENTRIES_PER_PAGE;
-    const lastPage = Math.ceil(end / entries);
-    for (let lbn = first; lbn < end;) {
-      const page = await blockMap.nextLeaf(Math.floor(lbn / entries), lastPage);
-      const start = Math.min(end, Math.max(lbn, page * entries));
-      add(lbn * BLOCK_SIZE, start * BLOCK_SIZE, 'hole');
-      if (page === lastPage) return;
-      await blockMap.load([page]);
-      const frame = blockMap.find(page);
-      lbn = Math.min(end, (page + 1) * entries);
-      for (let at = start; at < lbn; at++) {
-        const slot = at - page * entries;
-        const isMapped = blockMap.stateAt(frame, slot) !== UNMAPPED;
-        const isData = blockMap.pbnAt(frame, slot) !== 0 || packer.findLbn(at) >= 0;
-        const kind = isData ? 'data' : isMapped ? 'zero' : 'hole';
-        add(at * BLOCK_SIZE, (at + 1) * BLOCK_SIZE, kind);
-      }
-    }
   }
 
   async #fua({ fua }: WriteOptions): Promise<void> {

@@ -4,7 +4,13 @@
  * held back, failed and counted.
  */
 import { VdoError } from '../../src/base/errors.ts';
-import type { BlockDevice, DeviceExtent, WriteOptions } from '../../src/device/block-device.ts';
+import {
+  Mapping,
+  type BlockDevice,
+  type DeviceExtent,
+  type ExtentOptions,
+  type WriteOptions,
+} from '../../src/device/block-device.ts';
 import type { Random } from '../sim/random.ts';
 
 export type DeviceCall = 'read' | 'write' | 'discard' | 'writeZeroes' | 'flush';
@@ -62,8 +68,26 @@ export class MemoryDevice implements BlockDevice {
     await this.#call('flush', 0, 0, undefined, () => undefined);
   }
 
-  async extents(offset: number, length: number): Promise<DeviceExtent[]> {
-    return length === 0 ? [] : [{ offset, length, kind: 'data' }];
+  /** Blocks of 4 KiB that hold nothing but zeros are holes. */
+  async extents(
+    offset: number,
+    length: number,
+    { maxExtents = Infinity, mapping = false }: ExtentOptions = {},
+  ): Promise<DeviceExtent[]> {
+    const found: { offset: number; length: number; kind: DeviceExtent['kind'] }[] = [];
+    const end = offset + length;
+    for (let at = offset; at < end;) {
+      const next = Math.min(end, (Math.floor(at / 4096) + 1) * 4096);
+      const block = this.bytes.subarray(Math.floor(at / 4096) * 4096, next);
+      const kind = block.every((byte) => byte === 0) ? 'hole' : 'data';
+      const last = found.at(-1);
+      if (last?.kind === kind) last.length += next - at;
+      else if (found.length === maxExtents) break;
+      else found.push({ offset: at, length: next - at, kind });
+      at = next;
+    }
+    if (!mapping) return found;
+    return found.map((run) => ({ ...run, mapping: run.kind === 'data' ? Mapping.stored : 0 }));
   }
 
   async close(): Promise<void> {}

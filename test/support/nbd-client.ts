@@ -97,13 +97,22 @@ export const NBD = {
   LIST: 3,
   INFO: 6,
   GO: 7,
+  STARTTLS: 5,
+  STRUCTURED_REPLY: 8,
+  LIST_META_CONTEXT: 9,
+  SET_META_CONTEXT: 10,
+  EXTENDED_HEADERS: 11,
   ACK: 1,
   SERVER: 2,
   INFO_REPLY: 3,
+  META_CONTEXT: 4,
   ERR_UNSUP: 0x80000001,
+  ERR_POLICY: 0x80000002,
   ERR_INVALID: 0x80000003,
+  ERR_TLS_REQD: 0x80000005,
   ERR_UNKNOWN: 0x80000006,
   ERR_TOO_BIG: 0x80000009,
+  ERR_EXT_HEADER_REQD: 0x8000000a,
   READ: 0,
   WRITE: 1,
   DISC: 2,
@@ -114,7 +123,10 @@ export const NBD = {
   BLOCK_STATUS: 7,
   FUA: 1,
   NO_HOLE: 2,
+  DF: 4,
+  REQ_ONE: 8,
   FAST_ZERO: 16,
+  PAYLOAD_LEN: 32,
 } as const;
 
 export const optionRequest = (option: number, payload: Uint8Array = Buffer.alloc(0)): Buffer =>
@@ -123,6 +135,14 @@ export const optionRequest = (option: number, payload: Uint8Array = Buffer.alloc
 export const infoPayload = (name: string, types: readonly number[] = []): Buffer => {
   const bytes = Buffer.from(name);
   return Buffer.concat([u32(bytes.length), bytes, u16(types.length), ...types.map(u16)]);
+};
+
+export const metaContextPayload = (name: string, queries: readonly string[] = []): Buffer => {
+  const text = (value: string): Buffer => {
+    const bytes = Buffer.from(value);
+    return Buffer.concat([u32(bytes.length), bytes]);
+  };
+  return Buffer.concat([text(name), u32(queries.length), ...queries.map(text)]);
 };
 
 export interface OptionAnswer {
@@ -170,6 +190,18 @@ export const requestHeader = (
 ): Buffer =>
   Buffer.concat([u32(0x25609513), u16(flags), u16(command), u64(cookie), u64(offset), u32(length)]);
 
+/** With 64-bit lengths. */
+export const extendedHeader = (
+  command: number,
+  offset: number | bigint,
+  length: number | bigint,
+  flags = 0,
+  cookie: number | bigint = 0,
+): Buffer =>
+  Buffer.concat([u32(0x21e41c71), u16(flags), u16(command), u64(cookie), u64(offset), u64(length)]);
+
+export type Form = 'simple' | 'structured' | 'extended';
+
 export class NbdError extends Error {
   override name = 'NbdError';
   readonly errno: number;
@@ -179,35 +211,76 @@ export class NbdError extends Error {
   }
 }
 
+/** What a reply brought. */
+export interface Reply {
+  errno: number;
+  /** Types of its chunks, in order; empty for a simple reply. */
+  readonly chunks: number[];
+  /** Block status: runs of each context. */
+  readonly runs: Map<number, [length: number, flags: number][]>;
+  text: string;
+}
+
 interface Waiting {
   readonly what: string;
+  readonly command: number;
+  readonly offset: bigint;
   readonly bytes: Buffer | undefined;
-  readonly resolve: () => void;
+  readonly reply: Reply;
+  readonly resolve: (reply: Reply) => void;
   readonly reject: (error: Error) => void;
+}
+
+export interface ConnectOptions {
+  readonly form?: Form;
+  readonly contexts?: readonly string[];
 }
 
 export class NbdClient {
   readonly size: number;
   /** Transmission flags. */
   readonly flags: number;
+  /** Ids of the contexts that the server selected, by name. */
+  readonly contexts: ReadonlyMap<string, number>;
+  readonly form: Form;
   readonly #line: NbdSocket;
   readonly #waiting = new Map<bigint, Waiting>();
   #cookie = 0n;
   #failure: Error | undefined;
   readonly #receiving: Promise<void>;
 
-  private constructor(line: NbdSocket, size: number, flags: number) {
+  private constructor(
+    line: NbdSocket,
+    facts: Buffer,
+    form: Form,
+    contexts: ReadonlyMap<string, number>,
+  ) {
     this.#line = line;
-    this.size = size;
-    this.flags = flags;
+    this.size = Number(facts.readBigUInt64BE(2));
+    this.flags = facts.readUInt16BE(10);
+    this.form = form;
+    this.contexts = contexts;
     this.#receiving = this.#receiveReplies();
   }
 
   /** Opens an export, the default one without a name. */
-  static async connect(address: NbdAddress, exportName = ''): Promise<NbdClient> {
+  static async connect(
+    address: NbdAddress,
+    exportName = '',
+    { form = 'simple', contexts = [] }: ConnectOptions = {},
+  ): Promise<NbdClient> {
     const line = await NbdSocket.connect(address);
     try {
       await greet(line);
+      if (form === 'structured') await ask(line, NBD.STRUCTURED_REPLY);
+      if (form === 'extended') await ask(line, NBD.EXTENDED_HEADERS);
+      const ids = new Map<string, number>();
+      if (contexts.length > 0) {
+        const payload = metaContextPayload(exportName, contexts);
+        for (const { type, payload: bytes } of await ask(line, NBD.SET_META_CONTEXT, payload)) {
+          if (type === NBD.META_CONTEXT) ids.set(bytes.toString('utf8', 4), bytes.readUInt32BE(0));
+        }
+      }
       const answers = await ask(line, NBD.GO, infoPayload(exportName));
       const last = answers.at(-1)!;
       if (last.type !== NBD.ACK) {
@@ -217,8 +290,7 @@ export class NbdClient {
         ({ type, payload }) => type === NBD.INFO_REPLY && payload.readUInt16BE(0) === 0,
       );
       if (facts === undefined) throw new Error('the server did not tell the size');
-      const { payload } = facts;
-      return new NbdClient(line, Number(payload.readBigUInt64BE(2)), payload.readUInt16BE(10));
+      return new NbdClient(line, facts.payload, form, ids);
     } catch (error) {
       line.destroy();
       throw error;
@@ -226,7 +298,7 @@ export class NbdClient {
   }
 
   async read(offset: number | bigint, length: number, flags = 0): Promise<Buffer> {
-    const bytes = Buffer.alloc(length);
+    const bytes = Buffer.alloc(length, this.form === 'simple' ? 0 : 0xa5);
     await this.request(NBD.READ, offset, length, flags, undefined, bytes);
     return bytes;
   }
@@ -252,7 +324,21 @@ export class NbdClient {
     await this.request(NBD.WRITE_ZEROES, offset, length, flags);
   }
 
-  /** Any request, sensible or not. `into` takes the data of a good read. */
+  /** Runs of one context, which must have been selected. */
+  async status(
+    offset: number | bigint,
+    length: number,
+    context = 'base:allocation',
+    flags = 0,
+  ): Promise<[length: number, flags: number][]> {
+    const { runs } = await this.request(NBD.BLOCK_STATUS, offset, length, flags);
+    return runs.get(this.contexts.get(context)!)!;
+  }
+
+  /**
+   * Any request, sensible or not. `into` takes the data of a good read. A payload with extended
+   * headers sets its flag; of anything but a write, `length` is then not sent.
+   */
   request(
     command: number,
     offset: number | bigint,
@@ -260,13 +346,25 @@ export class NbdClient {
     flags = 0,
     payload?: Uint8Array,
     into?: Buffer,
-  ): Promise<void> {
+  ): Promise<Reply> {
     if (this.#failure !== undefined) return Promise.reject(this.#failure);
     const cookie = this.#cookie++;
-    return new Promise<void>((resolve, reject) => {
+    return new Promise<Reply>((resolve, reject) => {
       const what = `command ${command} at ${offset}, ${length} bytes`;
-      this.#waiting.set(cookie, { what, bytes: into, resolve, reject });
-      const header = requestHeader(command, offset, length, flags, cookie);
+      const reply: Reply = { errno: 0, chunks: [], runs: new Map(), text: '' };
+      const at = BigInt(offset);
+      const waiting = { what, command, offset: at, bytes: into, reply, resolve, reject };
+      this.#waiting.set(cookie, waiting);
+      const header =
+        this.form === 'extended'
+          ? extendedHeader(
+              command,
+              offset,
+              payload?.length ?? length,
+              flags | (payload === undefined ? 0 : NBD.PAYLOAD_LEN),
+              cookie,
+            )
+          : requestHeader(command, offset, length, flags, cookie);
       if (payload === undefined) this.#line.send(header);
       else this.#line.send(header, payload);
     });
@@ -274,7 +372,8 @@ export class NbdClient {
 
   /** Says goodbye and waits until the server has closed. */
   async disconnect(): Promise<void> {
-    this.#line.send(requestHeader(NBD.DISC, 0, 0));
+    const header = this.form === 'extended' ? extendedHeader : requestHeader;
+    this.#line.send(header(NBD.DISC, 0, 0));
     await this.#receiving;
     this.#line.destroy();
   }
@@ -286,27 +385,86 @@ export class NbdClient {
 
   async #receiveReplies(): Promise<void> {
     try {
-      for (;;) {
-        const head = await this.#line.receive(16);
-        if (head.readUInt32BE(0) !== 0x67446698) throw new Error('no reply where one should be');
-        const cookie = head.readBigUInt64BE(8);
-        const waiting = this.#waiting.get(cookie);
-        if (waiting === undefined) throw new Error(`a reply to nothing: ${cookie}`);
-        this.#waiting.delete(cookie);
-        const errno = head.readUInt32BE(4);
-        if (errno !== 0) {
-          waiting.reject(new NbdError(errno, waiting.what));
-          continue;
-        }
-        if (waiting.bytes !== undefined) {
-          waiting.bytes.set(await this.#line.receive(waiting.bytes.length));
-        }
-        waiting.resolve();
-      }
+      for (;;) await this.#receiveMessage();
     } catch (error) {
       this.#failure = error instanceof Error ? error : new Error(String(error));
       for (const { reject } of this.#waiting.values()) reject(this.#failure);
       this.#waiting.clear();
     }
+  }
+
+  #waitingFor(cookie: bigint): Waiting {
+    const waiting = this.#waiting.get(cookie);
+    if (waiting === undefined) throw new Error(`a reply to nothing: ${cookie}`);
+    return waiting;
+  }
+
+  #end(cookie: bigint, waiting: Waiting): void {
+    this.#waiting.delete(cookie);
+    const { reply, what } = waiting;
+    if (reply.errno === 0) waiting.resolve(reply);
+    else waiting.reject(new NbdError(reply.errno, `${what}: ${reply.text}`));
+  }
+
+  async #receiveMessage(): Promise<void> {
+    const magic = (await this.#line.receive(4)).readUInt32BE(0);
+    if (magic === 0x67446698 && this.form !== 'extended') {
+      const head = await this.#line.receive(12);
+      const cookie = head.readBigUInt64BE(4);
+      const waiting = this.#waitingFor(cookie);
+      if (this.form === 'structured' && [NBD.READ, NBD.BLOCK_STATUS].includes(waiting.command as 0))
+        throw new Error('a simple reply where a chunk must be');
+      waiting.reply.errno = head.readUInt32BE(0);
+      if (waiting.reply.errno === 0 && waiting.bytes !== undefined) {
+        waiting.bytes.set(await this.#line.receive(waiting.bytes.length));
+      }
+      this.#end(cookie, waiting);
+    } else if (magic === 0x668e33ef && this.form === 'structured') {
+      const head = await this.#line.receive(16);
+      await this.#receiveChunk(head, head.readUInt32BE(12));
+    } else if (magic === 0x6e8a278c && this.form === 'extended') {
+      const head = await this.#line.receive(28);
+      await this.#receiveChunk(head, Number(head.readBigUInt64BE(20)));
+    } else throw new Error(`no reply where one should be: ${magic.toString(16)}`);
+  }
+
+  async #receiveChunk(head: Buffer, length: number): Promise<void> {
+    const [flags, type] = [head.readUInt16BE(0), head.readUInt16BE(2)];
+    const cookie = head.readBigUInt64BE(4);
+    const waiting = this.#waitingFor(cookie);
+    if (this.form === 'extended' && head.readBigUInt64BE(12) !== waiting.offset)
+      throw new Error('a chunk of another offset');
+    const payload = await this.#line.receive(length);
+    const { reply } = waiting;
+    reply.chunks.push(type);
+    this.#takeChunk(type, payload, waiting);
+    if ((flags & ~1) !== 0) throw new Error(`unknown chunk flags ${flags}`);
+    if ((flags & 1) === 1) this.#end(cookie, waiting);
+  }
+
+  #takeChunk(type: number, payload: Buffer, { reply, bytes, offset }: Waiting): void {
+    if (type === 0) return;
+    if (type === 1) {
+      payload.copy(bytes!, Number(payload.readBigUInt64BE(0) - offset), 8);
+    } else if (type === 2) {
+      const at = Number(payload.readBigUInt64BE(0) - offset);
+      bytes!.fill(0, at, at + payload.readUInt32BE(8));
+    } else if (type === 5 || type === 6) {
+      const runs: [number, number][] = [];
+      const [start, step] = type === 5 ? [4, 8] : [8, 16];
+      for (let at = start; at < payload.length; at += step) {
+        runs.push(
+          type === 5
+            ? [payload.readUInt32BE(at), payload.readUInt32BE(at + 4)]
+            : [Number(payload.readBigUInt64BE(at)), Number(payload.readBigUInt64BE(at + 8))],
+        );
+      }
+      if (type === 6 && payload.readUInt32BE(4) !== runs.length) throw new Error('wrong count');
+      reply.runs.set(payload.readUInt32BE(0), runs);
+    } else if (type === 0x8001) {
+      reply.errno = payload.readUInt32BE(0);
+      reply.text = payload.toString('utf8', 6);
+      if (payload.readUInt16BE(4) !== payload.length - 6) throw new Error('a text of wrong length');
+    } else throw new Error(`a chunk of type ${type}`);
   }
 }

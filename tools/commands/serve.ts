@@ -3,7 +3,7 @@
  * in flight end, everything is flushed, every volume is closed; a further signal changes nothing.
  */
 import { basename } from 'node:path';
-import { checkAddress, serve, type NbdServer, type ServeOptions } from '../../src/nbd/server.ts';
+import { checkOptions, serve, type NbdServer, type ServeOptions } from '../../src/nbd/server.ts';
 import { openVolume } from '../../src/volume/open.ts';
 import type { Volume } from '../../src/volume/volume.ts';
 import { wrongUsage, type Arguments, type Command } from '../cli/args.ts';
@@ -110,7 +110,7 @@ function addressOf(args: Arguments): ServeOptions {
     ...(host === undefined ? {} : { host }),
     ...(port === undefined ? {} : { port }),
   };
-  checkAddress(options);
+  checkOptions(options);
   return options;
 }
 

@@ -4,6 +4,7 @@ import {
   ask,
   greet,
   infoPayload,
+  metaContextPayload,
   NBD,
   optionRequest,
   receiveOptionReply,
@@ -37,7 +38,7 @@ describe('the NBD handshake', () => {
 
   it('refuses unknown options, whatever they carry, and stays in step', async () => {
     await greet(line);
-    for (const option of [4, 5, 8, 9, 10, 11, 12, 99, 0, 0xffffffff]) {
+    for (const option of [4, 12, 99, 0, 0xffffffff]) {
       const [answer] = await ask(line, option, Buffer.from('some payload'));
       expect(answer).toMatchObject({ option, type: NBD.ERR_UNSUP });
     }
@@ -74,8 +75,8 @@ describe('the NBD handshake', () => {
         (answer) => answer.type === NBD.INFO_REPLY && answer.payload.readUInt16BE(0) === type,
       )!.payload;
     expect(of(0).readBigUInt64BE(2)).toBe(3n * 1024n * 1024n);
-    // HAS_FLAGS, FLUSH, FUA, TRIM, WRITE_ZEROES, MULTI_CONN, FAST_ZERO; nothing else.
-    expect(of(0).readUInt16BE(10)).toBe(0b1001_0110_1101);
+    // HAS_FLAGS, FLUSH, FUA, TRIM, WRITE_ZEROES, MULTI_CONN, CACHE, FAST_ZERO; nothing else.
+    expect(of(0).readUInt16BE(10)).toBe(0b1101_0110_1101);
     expect(of(1).toString('utf8', 2)).toBe('first');
     expect(of(2).toString('utf8', 2)).toBe('a description');
     expect([2, 6, 10].map((at) => of(3).readUInt32BE(at))).toEqual([1, 4096, 32 * MiB]);
@@ -88,8 +89,8 @@ describe('the NBD handshake', () => {
     expect(first.size).toBe(3 * MiB);
     const second = await world.current.client('zweites, größer');
     expect(second.size).toBe(5 * MiB);
-    // HAS_FLAGS, READ_ONLY, FLUSH, FUA, MULTI_CONN.
-    expect(second.flags).toBe(0b1_0000_1111);
+    // HAS_FLAGS, READ_ONLY, FLUSH, FUA, MULTI_CONN, CACHE.
+    expect(second.flags).toBe(0b101_0000_1111);
   });
 
   it('refuses malformed INFO payloads', async () => {
@@ -155,7 +156,7 @@ describe('the NBD handshake', () => {
       );
       const answer = await client.receive(length + 20);
       expect(answer.readBigUInt64BE(0)).toBe(3n * 1024n * 1024n);
-      expect(answer.readUInt16BE(8)).toBe(0b1001_0110_1101);
+      expect(answer.readUInt16BE(8)).toBe(0b1101_0110_1101);
       expect(answer.subarray(10, length).every((byte) => byte === 0)).toBe(true);
       expect(answer.readUInt32BE(length)).toBe(0x67446698);
     }
@@ -212,5 +213,85 @@ describe('the NBD handshake', () => {
     while ((await receiveOptionReply(line)).type !== NBD.ACK);
     const replies = await line.receive(16 + 16 + 5);
     expect(replies.subarray(32).toString('latin1')).toBe('\0abc\0');
+  });
+
+  describe('with structured replies and metadata contexts', () => {
+    const set = NBD.SET_META_CONTEXT;
+    const contexts = async (option: number, name: string, queries: string[]) =>
+      (await ask(line, option, metaContextPayload(name, queries))).map(({ type, payload }) =>
+        type === NBD.META_CONTEXT
+          ? `${payload.readUInt32BE(0) === 0 ? 'listed' : 'set'} ${payload.toString('utf8', 4)}`
+          : type,
+      );
+    const [allocation, mapping] = ['base:allocation', 'x-uvdo:mapping'];
+
+    it('takes the options that have no payload only without one', async () => {
+      await greet(line);
+      for (const option of [NBD.STRUCTURED_REPLY, NBD.EXTENDED_HEADERS, NBD.STARTTLS]) {
+        expect(await types(option, Buffer.from('x'))).toEqual([NBD.ERR_INVALID]);
+      }
+      expect(await types(NBD.STARTTLS)).toEqual([NBD.ERR_POLICY]);
+      expect(await types(NBD.STRUCTURED_REPLY)).toEqual([NBD.ACK]);
+      expect(await types(NBD.STRUCTURED_REPLY)).toEqual([NBD.ACK]);
+      expect(await types(NBD.EXTENDED_HEADERS)).toEqual([NBD.ACK]);
+      expect(await types(NBD.EXTENDED_HEADERS)).toEqual([NBD.ERR_INVALID]);
+      expect(await types(NBD.STRUCTURED_REPLY)).toEqual([NBD.ERR_EXT_HEADER_REQD]);
+      line.send(optionRequest(NBD.EXPORT_NAME, Buffer.from('first')));
+      expect((await line.untilClosed()).length).toBe(0);
+    });
+
+    it('knows contexts only once chunks are negotiated', async () => {
+      await greet(line);
+      for (const option of [NBD.LIST_META_CONTEXT, set]) {
+        expect(await contexts(option, 'first', [])).toEqual([NBD.ERR_INVALID]);
+      }
+      await ask(line, NBD.STRUCTURED_REPLY);
+      expect(await contexts(NBD.LIST_META_CONTEXT, 'first', [])).toEqual([
+        `listed ${allocation}`,
+        `listed ${mapping}`,
+        NBD.ACK,
+      ]);
+    });
+
+    it('lists by namespace, and selects by the whole name only', async () => {
+      await greet(line);
+      await ask(line, NBD.STRUCTURED_REPLY);
+      const list = (...queries: string[]) => contexts(NBD.LIST_META_CONTEXT, 'first', queries);
+      expect(await list('base:')).toEqual([`listed ${allocation}`, NBD.ACK]);
+      expect(await list('x-uvdo:', 'other:', 'base:none')).toEqual([`listed ${mapping}`, NBD.ACK]);
+      const select = (...queries: string[]) => contexts(set, 'first', queries);
+      expect(await select('base:')).toEqual([NBD.ACK]);
+      expect(await select()).toEqual([NBD.ACK]);
+      expect(await select(mapping, 'qemu:dirty-bitmap:x', allocation, allocation)).toEqual([
+        `set ${allocation}`,
+        `set ${mapping}`,
+        NBD.ACK,
+      ]);
+      expect(await contexts(set, 'none', [allocation])).toEqual([NBD.ERR_UNKNOWN]);
+    });
+
+    it('refuses malformed queries', async () => {
+      await greet(line);
+      await ask(line, NBD.STRUCTURED_REPLY);
+      const good = metaContextPayload('first', [allocation]);
+      const past = Buffer.from(good);
+      past.writeUInt32BE(100, 4 + 5 + 4);
+      const many = Buffer.from(good);
+      many.writeUInt32BE(0xffffffff, 9);
+      const bad = [good.subarray(0, 0), good.subarray(0, 12), good.subarray(0, 20), past, many];
+      for (const payload of [...bad, Buffer.concat([good, Buffer.from('x')])]) {
+        expect(await types(set, payload)).toEqual([NBD.ERR_INVALID]);
+        expect(await types(NBD.LIST_META_CONTEXT, payload)).toEqual([NBD.ERR_INVALID]);
+      }
+      expect(await types(set, good)).toEqual([NBD.META_CONTEXT, NBD.ACK]);
+    });
+
+    it('offers flags as negotiated: DF with chunks, payloads of status with contexts', async () => {
+      const flags = async (form: 'structured' | 'extended', contextNames: string[]) =>
+        (await world.current.client('first', { form, contexts: contextNames })).flags;
+      expect(await flags('structured', [allocation])).toBe(0b1101_1110_1101);
+      expect(await flags('extended', [])).toBe(0b1101_1110_1101);
+      expect(await flags('extended', [mapping])).toBe(0b1_1101_1110_1101);
+    });
   });
 });

@@ -1,7 +1,8 @@
 import fs from 'node:fs';
 import net from 'node:net';
 import { beforeEach, describe, expect, it } from 'vitest';
-import { isLoopback, serve } from '../../../src/nbd/server.ts';
+import { isLoopback } from '../../../src/nbd/listen.ts';
+import { serve } from '../../../src/nbd/server.ts';
 import { codeOf } from '../../contract/storage.ts';
 import { MemoryDevice } from '../../support/memory-device.ts';
 import { NbdClient } from '../../support/nbd-client.ts';

@@ -4,8 +4,8 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach } from 'vitest';
 import type { ExportOptions } from '../../../src/nbd/export.ts';
-import { serve, type NbdServer } from '../../../src/nbd/server.ts';
-import { NbdClient, NbdSocket } from '../../support/nbd-client.ts';
+import { serve, type NbdServer, type ServeOptions } from '../../../src/nbd/server.ts';
+import { NbdClient, NbdSocket, type ConnectOptions } from '../../support/nbd-client.ts';
 
 export class World {
   readonly directory = fs.mkdtempSync(join(tmpdir(), 'uvdo-nbd-'));
@@ -22,16 +22,21 @@ export class World {
     return holder;
   }
 
-  async serve(exports: readonly ExportOptions[], reports: string[] = []): Promise<NbdServer> {
+  async serve(
+    exports: readonly ExportOptions[],
+    reports: string[] = [],
+    options: ServeOptions = {},
+  ): Promise<NbdServer> {
     this.#server = await serve(exports, {
+      ...options,
       socket: this.address.socket,
       report: (message) => reports.push(message),
     });
     return this.#server;
   }
 
-  async client(exportName = ''): Promise<NbdClient> {
-    const client = await NbdClient.connect(this.address, exportName);
+  async client(exportName = '', options: ConnectOptions = {}): Promise<NbdClient> {
+    const client = await NbdClient.connect(this.address, exportName, options);
     this.#clients.push(client);
     return client;
   }
