@@ -1,6 +1,7 @@
 /**
- * Reads sources into the rows of the arena, batch by batch, the next batch while the one before is
- * worked on.
+ * Plans batches: which bytes of which sources go to which rows of the arena. Files are read by the
+ * threads that name the blocks (`FileRead`), while their bytes are in the cache; what has no file
+ * descriptor (streams, URIs) and small files are read here.
  *
  * - Each file begins on a block of its own; a last partial block is filled up with zeros, as a file
  *   system would and as `uvdo create` does.
@@ -8,15 +9,23 @@
  * - A file that cannot be opened, or read to its end, is reported; the blocks in front of a read that
  *   failed count.
  */
+import fs from 'node:fs';
 import { asBuffer } from '../base/bytes.ts';
 import { BLOCK_SIZE } from '../base/constants.ts';
 import { VdoError } from '../base/errors.ts';
 import type { Arena } from '../kernels/arena.ts';
-import { openFileStorage } from '../storage/file-storage.ts';
-import { wrapError } from '../storage/open-file.ts';
+import { openFile, wrapError } from '../storage/open-file.ts';
 import type { Storage } from '../storage/storage.ts';
+import { maxReads, type FileRead } from '../workers/pool.ts';
+import { STAGING_ROWS } from '../workers/protocol.ts';
 import { dataRanges, type Range } from './holes.ts';
 import { isUri, type ReportProblem, type SourceFile } from './source-files.ts';
+import { StreamReader } from './stream-reader.ts';
+
+/** Rows of one read: small enough to be in a core's cache when its blocks are named. */
+const READ_ROWS = STAGING_ROWS;
+/** Smaller files are read at once: handing them over costs more. */
+const SMALL_FILE_BYTES = 64 * 1024;
 
 /** Rows of one file, one after another. */
 export interface Part {
@@ -38,6 +47,10 @@ export interface Batch {
   readonly base: number;
   count: number;
   readonly parts: Part[];
+  /** What is to be read and named before the rows are good. */
+  readonly reads: FileRead[];
+  /** Whose reads those are. */
+  readonly readers: { readonly cursor: Cursor; readonly part: Part }[];
 }
 
 /** Opens what a URI names, as a storage to be read. */
@@ -47,7 +60,7 @@ export interface FeedOptions {
   readonly report: ReportProblem;
   readonly openUri?: OpenUri | undefined;
   /** Where standard input comes from. */
-  readonly input?: AsyncIterable<Uint8Array>;
+  readonly input?: AsyncIterable<Uint8Array> | undefined;
   /** Begins the first file at this byte, a multiple of 4096: the rest of an interrupted run. */
   readonly firstOffset?: number;
 }
@@ -55,100 +68,114 @@ export interface FeedOptions {
 /** A file being read: the ranges still to come. */
 interface Cursor {
   readonly file: SourceFile;
-  readonly storage: Storage | null;
-  readonly stream: StreamReader | null;
+  readonly from:
+    | { readonly kind: 'file'; readonly fd: number }
+    | { readonly kind: 'storage'; readonly storage: Storage }
+    | { readonly kind: 'stream'; readonly stream: StreamReader };
   readonly size: number;
   readonly ranges: readonly Range[];
   range: number;
   offset: number;
-  failure: VdoError | null;
+  hasFailed: boolean;
+  /** Nothing more is to be read from it, once the reads of its last batch are done. */
+  isOver: boolean;
 }
 
 export class BlockFeed {
   readonly #blocks: Buffer;
   readonly #rows: number;
+  readonly #maxReads: number;
   readonly #files: Iterator<SourceFile>;
   readonly #options: FeedOptions;
+  readonly #open = new Set<Cursor>();
   #cursor: Cursor | null = null;
   #firstOffset: number;
-  #isDone = false;
+  #isAborted = false;
 
-  /** `rows`: rows of a batch; two batches take turns at the beginning of the arena. */
+  /** `rows`: rows of a batch. */
   constructor(arena: Arena, rows: number, files: Iterable<SourceFile>, options: FeedOptions) {
     this.#blocks = asBuffer(arena.blocks);
     this.#rows = rows;
+    this.#maxReads = maxReads(arena) - 1;
     this.#files = files[Symbol.iterator]();
     this.#options = options;
     this.#firstOffset = options.firstOffset ?? 0;
   }
 
-  /** Batch after batch. One is valid until the next but one is asked for; close it in the end. */
-  async *batches(): AsyncGenerator<Batch> {
-    let half = 0;
-    let next: Promise<Batch> | null = this.#fill(0);
-    try {
-      while (next !== null) {
-        const batch: Batch = await next;
-        half = 1 - half;
-        next = this.#isDone ? null : this.#fill(half * this.#rows);
-        next?.catch(() => undefined);
-        if (batch.parts.length > 0) yield batch;
-      }
-    } finally {
-      await next?.catch(() => undefined);
-      await this.#closeCursor();
-    }
-  }
-
-  /** Ends a read of standard input that waits. */
-  abort(): void {
-    this.#cursor?.stream?.abort();
-  }
-
-  async #fill(base: number): Promise<Batch> {
-    const batch: Batch = { base, count: 0, parts: [] };
-    while (batch.count < this.#rows) {
-      this.#cursor ??= await this.#open();
-      if (this.#cursor === null) {
-        this.#isDone = true;
-        break;
-      }
+  /** The next batch, for the rows from `base` on; null at the end. The one before must be settled. */
+  async plan(base: number): Promise<Batch | null> {
+    const batch: Batch = { base, count: 0, parts: [], reads: [], readers: [] };
+    while (batch.count < this.#rows && batch.reads.length < this.#maxReads) {
+      this.#cursor ??= await this.#next();
       const cursor = this.#cursor;
-      if (!(await this.#fillFrom(cursor, batch))) break;
-      if (cursor.failure !== null) this.#options.report(cursor.file.path, cursor.failure);
-      await this.#closeCursor();
+      if (cursor === null) break;
+      await this.#takeFrom(cursor, batch);
+      if (!cursor.isOver) break;
+      this.#cursor = null;
+      if (!batch.readers.some((reader) => reader.cursor === cursor)) await this.#close(cursor);
     }
-    return batch;
+    return batch.parts.length === 0 ? null : batch;
+  }
+
+  /** Takes note of which reads came short (indexes, ascending), and closes the files that are done. */
+  async settle(batch: Batch, short: readonly number[]): Promise<void> {
+    for (const index of short) {
+      const { cursor, part } = batch.readers[index]!;
+      if (!cursor.hasFailed) this.#fail(cursor, part, batch.reads[index]!, readAgain);
+    }
+    const done = batch.readers.filter(({ cursor }) => cursor.isOver);
+    for (const { cursor } of done) await this.#close(cursor);
+  }
+
+  /** Ends a read of standard input that waits, and opens nothing more. */
+  abort(): void {
+    this.#isAborted = true;
+    for (const { from } of this.#open) if (from.kind === 'stream') from.stream.abort();
+  }
+
+  /** Closes what is open. No read may be under way. */
+  async close(): Promise<void> {
+    for (const cursor of this.#open) await this.#close(cursor);
   }
 
   /** The next file that can be opened, or null at the end of all. */
-  async #open(): Promise<Cursor | null> {
+  async #next(): Promise<Cursor | null> {
     for (;;) {
       const { value: file, done } = this.#files.next();
-      if (done === true) return null;
+      if (done === true || this.#isAborted) return null;
       const firstOffset = this.#firstOffset;
       this.#firstOffset = 0;
       try {
-        return await this.#openFile(file, firstOffset);
+        const cursor = await this.#openFile(file, firstOffset);
+        this.#open.add(cursor);
+        return cursor;
       } catch (error) {
         this.#options.report(file.path, wrapError('read', file.path, error));
       }
     }
   }
 
-  async #openFile(file: SourceFile, firstOffset: number): Promise<Cursor> {
+  async #openFile(file: SourceFile, offset: number): Promise<Cursor> {
     const { path } = file;
-    const base = { file, range: 0, offset: firstOffset, failure: null };
+    const base = { file, range: 0, offset, hasFailed: false, isOver: false };
     if (path === '-') {
       const stream = new StreamReader(this.#options.input ?? process.stdin);
-      await stream.skip(firstOffset);
-      return { ...base, storage: null, stream, size: Infinity, ranges: [] };
+      await stream.skip(offset);
+      return { ...base, from: { kind: 'stream', stream }, size: Infinity, ranges: [] };
     }
-    const storage = isUri(path) ? await this.#openUri(path) : await openFile(path);
-    const { size } = storage;
+    if (isUri(path)) {
+      const storage = await this.#openUri(path);
+      const ranges = [{ start: 0, end: storage.size }];
+      return { ...base, from: { kind: 'storage', storage }, size: storage.size, ranges };
+    }
+    const { fd, size } = await openToRead(file);
     const known = await dataRanges(path, size, file.allocatedBytes);
-    const ranges = known ?? (size === 0 ? [] : [{ start: 0, end: size }]);
-    return { ...base, storage, stream: null, size, ranges };
+    return {
+      ...base,
+      from: { kind: 'file', fd },
+      size,
+      ranges: known ?? [{ start: 0, end: size }],
+    };
   }
 
   #openUri(path: string): Promise<Storage> {
@@ -156,8 +183,8 @@ export class BlockFeed {
     throw new VdoError('InvalidArgument', `${path}: NBD sources are not available in this version`);
   }
 
-  /** Takes rows of one file into the batch; returns whether nothing more comes from the file. */
-  async #fillFrom(cursor: Cursor, batch: Batch): Promise<boolean> {
+  /** Takes rows of one file into the batch, in one part. */
+  async #takeFrom(cursor: Cursor, batch: Batch): Promise<void> {
     const row = batch.base + batch.count;
     const part: Part = {
       file: cursor.file,
@@ -170,58 +197,105 @@ export class BlockFeed {
     };
     batch.parts.push(part);
     const start = cursor.offset;
-    if (cursor.stream !== null) await this.#readStream(cursor, cursor.stream, batch, part);
-    else await this.#readRanges(cursor, batch, part);
-    part.isLast ||= cursor.failure !== null;
+    if (cursor.from.kind === 'stream') await this.#takeStream(cursor, cursor.from.stream, batch);
+    else await this.#takeRanges(cursor, batch, part);
+    if (cursor.hasFailed) return;
+    part.isLast = cursor.isOver;
+    part.endRow = batch.base + batch.count;
     part.endOffset = cursor.offset;
     part.bytes = cursor.offset - start;
-    return part.isLast;
   }
 
-  /** Reads range after range while there is room; ends in front of the first read that fails. */
-  async #readRanges(cursor: Cursor, batch: Batch, part: Part): Promise<void> {
-    const reads: Promise<void>[] = [];
-    let failed: { readonly row: number; readonly offset: number } | null = null;
-    while (batch.count < this.#rows && cursor.range < cursor.ranges.length) {
+  /** Takes range after range while there is room. */
+  async #takeRanges(cursor: Cursor, batch: Batch, part: Part): Promise<void> {
+    while (cursor.range < cursor.ranges.length) {
       const { start, end } = cursor.ranges[cursor.range]!;
       if (end <= cursor.offset) {
         cursor.range++;
         continue;
       }
+      if (batch.count === this.#rows || batch.reads.length >= this.#maxReads) return;
       this.#skip(cursor, part, start);
-      const { offset } = cursor;
-      const row = batch.base + batch.count;
-      const bytes = this.#take(cursor, batch, end);
-      const read = cursor.storage!.read([{ offset, bytes }]).catch((error: unknown) => {
-        if (failed !== null && failed.row < row) return;
-        failed = { row, offset };
-        cursor.failure = wrapError('read', cursor.file.path, error, offset);
-      });
-      reads.push(read);
+      await this.#take(cursor, batch, part, end);
+      if (cursor.hasFailed) return;
     }
-    if (cursor.range >= cursor.ranges.length) {
-      this.#skip(cursor, part, cursor.size);
-      part.isLast = true;
-    }
-    part.endRow = batch.base + batch.count;
-    await Promise.all(reads);
-    const end = failed as { readonly row: number; readonly offset: number } | null;
-    if (end === null) return;
-    part.endRow = end.row;
-    cursor.offset = end.offset;
+    this.#skip(cursor, part, cursor.size);
+    cursor.isOver = true;
   }
 
-  /** The rows for the next bytes of a range that ends at `end`; the cursor moves over them. */
-  #take(cursor: Cursor, batch: Batch, end: number): Uint8Array {
-    const length = Math.min(end - cursor.offset, (this.#rows - batch.count) * BLOCK_SIZE);
-    const blocks = Math.ceil(length / BLOCK_SIZE);
+  /** Takes the next rows of a range that ends at `end`; the cursor moves over them. */
+  async #take(cursor: Cursor, batch: Batch, part: Part, end: number): Promise<void> {
+    const { from, offset } = cursor;
+    const rows = this.#rows - batch.count;
+    const most = from.kind === 'file' ? Math.min(rows, READ_ROWS) : rows;
+    const length = Math.min(end - offset, most * BLOCK_SIZE);
     const row = batch.base + batch.count;
-    const at = row * BLOCK_SIZE;
-    this.#blocks.fill(0, at + length, (row + blocks) * BLOCK_SIZE);
+    const blocks = Math.ceil(length / BLOCK_SIZE);
     batch.count += blocks;
     cursor.offset += length;
-    if (cursor.offset >= end) cursor.range++;
-    return this.#blocks.subarray(at, at + length);
+    if (from.kind === 'file' && cursor.size > SMALL_FILE_BYTES) {
+      batch.reads.push({ fd: from.fd, offset, length, row });
+      batch.readers.push({ cursor, part });
+      return;
+    }
+    const at = row * BLOCK_SIZE;
+    this.#blocks.fill(0, at + length, (row + blocks) * BLOCK_SIZE);
+    const bytes = this.#blocks.subarray(at, at + length);
+    const read = { fd: -1, offset, length: blocks * BLOCK_SIZE, row };
+    try {
+      if (from.kind === 'storage') await from.storage.read([{ offset, bytes }]);
+      else if (from.kind === 'file') readFully(from.fd, bytes, offset);
+    } catch (error) {
+      this.#fail(cursor, part, read, () => {
+        throw error;
+      });
+    }
+    addNaming(batch, { cursor, part }, read);
+  }
+
+  async #takeStream(cursor: Cursor, stream: StreamReader, batch: Batch): Promise<void> {
+    const row = batch.base + batch.count;
+    const room = this.#blocks.subarray(
+      row * BLOCK_SIZE,
+      (row + this.#rows - batch.count) * BLOCK_SIZE,
+    );
+    const part = batch.parts.at(-1)!;
+    const { offset } = cursor;
+    let length;
+    try {
+      length = await stream.read(room);
+    } catch (error) {
+      this.#fail(cursor, part, { fd: -1, offset, length: 0, row }, () => {
+        throw error;
+      });
+      return;
+    }
+    const blocks = Math.ceil(length / BLOCK_SIZE);
+    room.fill(0, length, blocks * BLOCK_SIZE);
+    batch.count += blocks;
+    cursor.offset += length;
+    cursor.isOver = stream.ended;
+    if (blocks === 0) return;
+    addNaming(batch, { cursor, part }, { fd: -1, offset, length: blocks * BLOCK_SIZE, row });
+  }
+
+  /** The file ends in front of a read that failed: `cause` throws why. */
+  #fail(cursor: Cursor, part: Part, read: FileRead, cause: (read: FileRead) => void): void {
+    const start = part.endOffset - part.bytes;
+    cursor.hasFailed = true;
+    cursor.isOver = true;
+    part.isLast = true;
+    part.endRow = read.row;
+    part.endOffset = read.offset;
+    part.bytes = Math.max(0, read.offset - start);
+    if (this.#cursor === cursor) this.#cursor = null;
+    const { path } = cursor.file;
+    try {
+      cause(read);
+      throw new VdoError('Truncated', `${path} ends early: it changed while it was read`, { path });
+    } catch (error) {
+      this.#options.report(path, wrapError('read', path, error, read.offset));
+    }
   }
 
   /** Counts the hole from where the cursor stands to byte `end`. */
@@ -231,74 +305,45 @@ export class BlockFeed {
     cursor.offset = end;
   }
 
-  async #readStream(cursor: Cursor, stream: StreamReader, batch: Batch, part: Part): Promise<void> {
-    const at = (batch.base + batch.count) * BLOCK_SIZE;
-    const room = this.#blocks.subarray(at, at + (this.#rows - batch.count) * BLOCK_SIZE);
-    let length = 0;
-    try {
-      length = await stream.read(room);
-    } catch (error) {
-      cursor.failure = wrapError('read', 'standard input', error);
-      return;
-    }
-    const blocks = Math.ceil(length / BLOCK_SIZE);
-    room.fill(0, length, blocks * BLOCK_SIZE);
-    batch.count += blocks;
-    part.endRow += blocks;
-    cursor.offset += length;
-    part.isLast = stream.ended;
-  }
-
-  async #closeCursor(): Promise<void> {
-    const cursor = this.#cursor;
-    this.#cursor = null;
-    cursor?.stream?.abort();
-    await cursor?.storage?.close();
+  async #close(cursor: Cursor): Promise<void> {
+    if (!this.#open.delete(cursor)) return;
+    if (cursor.from.kind === 'stream') cursor.from.stream.abort();
+    else if (cursor.from.kind === 'storage') await cursor.from.storage.close();
+    else fs.closeSync(cursor.from.fd);
   }
 }
 
-function openFile(path: string): Promise<Storage> {
-  return openFileStorage(path, { readOnly: true });
+/** Rows whose bytes are there are named along with those before, if they are neighbours. */
+function addNaming(batch: Batch, reader: Batch['readers'][number], read: FileRead): void {
+  const last = batch.reads.at(-1);
+  const end = last === undefined ? -1 : last.row + last.length / BLOCK_SIZE;
+  if (last?.fd === -1 && end === read.row && read.row - last.row < READ_ROWS) {
+    batch.reads[batch.reads.length - 1] = { ...last, length: last.length + read.length };
+    return;
+  }
+  for (let done = 0; done < read.length; done += READ_ROWS * BLOCK_SIZE) {
+    const length = Math.min(read.length - done, READ_ROWS * BLOCK_SIZE);
+    batch.reads.push({ ...read, length, row: read.row + done / BLOCK_SIZE });
+    batch.readers.push(reader);
+  }
 }
 
-/** Takes pieces of a stream as they come and gives them out in the lengths that are asked for. */
-class StreamReader {
-  readonly #pieces: AsyncIterator<Uint8Array>;
-  readonly #source: AsyncIterable<Uint8Array>;
-  #rest: Uint8Array = new Uint8Array(0);
-  ended = false;
+/** Opens a plain file or block device. */
+function openToRead(file: SourceFile): Promise<{ fd: number; size: number }> {
+  if (!file.isInFolder) return openFile(file.path, { readOnly: true });
+  const fd = fs.openSync(file.path, 'r');
+  return Promise.resolve({ fd, size: fs.fstatSync(fd).size });
+}
 
-  constructor(source: AsyncIterable<Uint8Array>) {
-    this.#source = source;
-    this.#pieces = source[Symbol.asyncIterator]();
+function readFully(fd: number, bytes: Uint8Array, offset: number): void {
+  for (let done = 0; done < bytes.length;) {
+    const moved = fs.readSync(fd, bytes, done, bytes.length - done, offset + done);
+    if (moved === 0) throw new VdoError('Truncated', 'it ends early: it changed while it was read');
+    done += moved;
   }
+}
 
-  /** Fills `into` up to its end or that of the stream; returns the bytes. */
-  async read(into: Uint8Array): Promise<number> {
-    let filled = 0;
-    while (filled < into.length && !this.ended) {
-      if (this.#rest.length === 0) {
-        const { value, done } = await this.#pieces.next();
-        if (done === true) this.ended = true;
-        else this.#rest = value;
-        continue;
-      }
-      const taken = Math.min(this.#rest.length, into.length - filled);
-      into.set(this.#rest.subarray(0, taken), filled);
-      this.#rest = this.#rest.subarray(taken);
-      filled += taken;
-    }
-    return filled;
-  }
-
-  /** Leaves out what an earlier run has measured. */
-  async skip(bytes: number): Promise<void> {
-    const into = new Uint8Array(BLOCK_SIZE);
-    for (let left = bytes; left > 0 && !this.ended; left -= BLOCK_SIZE) await this.read(into);
-  }
-
-  abort(): void {
-    const { destroy } = this.#source as { destroy?: () => void };
-    destroy?.call(this.#source);
-  }
+/** Gets the error that a thread has met. */
+function readAgain({ fd, offset, length }: FileRead): void {
+  readFully(fd, Buffer.alloc(length), offset);
 }

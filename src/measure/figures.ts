@@ -11,7 +11,12 @@ import { indexMemorySetting, indexRegionBlocks } from '../index/uds/index-geomet
 import type { AlignmentScan } from './alignment.ts';
 import type { Tally } from './counter.ts';
 import { expectedFalseMatches, FINGERPRINT_BITS } from './fingerprint-table.ts';
-import { windowRecords, windowSetting, type WindowSetting } from './window-settings.ts';
+import {
+  usefulWindows,
+  windowRecords,
+  windowSetting,
+  type WindowSetting,
+} from './window-settings.ts';
 
 /** Duplicates that an index must find to be recommended, of those that one without end finds. */
 const GOOD_ENOUGH = 0.99;
@@ -169,7 +174,7 @@ export function figuresOf(counted: Counted): Measurement {
 }
 
 function windowsOf(counted: Counted, nonZero: number, uniqueBlocks: number): MeasuredWindow[] {
-  return counted.windows.map((setting, i) => {
+  return usefulWindows(counted.windows, nonZero).map((setting, i) => {
     const missed = Math.min(nonZero - uniqueBlocks, counted.missed[i]! * counted.sample);
     return {
       indexMemory: setting.indexMemory,

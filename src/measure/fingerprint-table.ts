@@ -1,8 +1,8 @@
 /**
  * The contents seen so far, one record each, in typed arrays: a few words per distinct block.
  *
- * A content is known by 84 bits of its record name (MurmurHash3-x64-128, docs/FORMAT.md): words 0 and 1,
- * bits 0 … 11 of word 3, which choose one of 4,096 segments, and its top eight bits. A segment is an
+ * A content is known by 80 bits of its record name (MurmurHash3-x64-128, docs/FORMAT.md): words 0 and 1,
+ * bits 0 … 7 of word 3, which choose one of 256 segments, and its top eight bits. A segment is an
  * array of records of `stride` words:
  *
  *     0   word 0 of the name
@@ -23,12 +23,11 @@
  */
 import { assert } from '../base/assert.ts';
 
-const SEGMENT_BITS = 12;
+const SEGMENT_BITS = 8;
 const SEGMENTS = 1 << SEGMENT_BITS;
 const SEGMENT_MASK = SEGMENTS - 1;
-const FIRST_PLACES = 56;
-/** First sizes differ by as much as one growth step. */
-const STAGGERED = 8;
+/** 17 MiB to begin with. */
+const FIRST_PLACES = 4096;
 const GROWTH = 1.15;
 const MAX_LOAD = 0.88;
 /** Places behind the last home place, for records that were pushed on. */
@@ -41,7 +40,7 @@ export const FINGERPRINT_BITS = 64 + SEGMENT_BITS + 8;
 /** Times seen are counted up to here. */
 export const MAX_TIMES = COUNT_MASK;
 
-/** False matches to be expected among so many distinct contents: pairs · 2^−84. */
+/** False matches to be expected among so many distinct contents: pairs · 2^−80. */
 export function expectedFalseMatches(contents: number): number {
   return (contents * Math.max(0, contents - 1)) / 2 / 2 ** FINGERPRINT_BITS;
 }
@@ -84,7 +83,8 @@ export class FingerprintTable {
     this.#bytes = 0;
     this.#taken.fill(0);
     for (let segment = 0; segment < SEGMENTS; segment++) {
-      const places = FIRST_PLACES + (segment % STAGGERED);
+      // First sizes differ by as much as one growth step, spread evenly.
+      const places = Math.floor(FIRST_PLACES * GROWTH ** (segment / SEGMENTS));
       this.#places[segment] = places;
       this.#replace(segment, new Uint32Array((places + SPARE_PLACES) * this.stride));
     }

@@ -8,7 +8,7 @@ import { BLOCK_SIZE } from '../base/constants.ts';
 import { VdoError } from '../base/errors.ts';
 import { Arena } from '../kernels/arena.ts';
 import { DEFAULT_PACKER_BINS } from '../volume/open.ts';
-import { createPool, defaultWorkers, type ComputePool } from '../workers/pool.ts';
+import { createPool, defaultWorkers, type ComputePool, type Load } from '../workers/pool.ts';
 import { AlignmentScanner } from './alignment.ts';
 import { BlockFeed, type Batch, type OpenUri } from './block-feed.ts';
 import { BlockCounter } from './counter.ts';
@@ -19,8 +19,8 @@ import { sourceFiles, survey, type ReportProblem } from './source-files.ts';
 import { StoredModel } from './stored-model.ts';
 import {
   allWindowSettings,
+  usefulWindows,
   windowFloor,
-  windowRecords,
   windowSetting,
   type WindowSetting,
 } from './window-settings.ts';
@@ -28,13 +28,15 @@ import { WindowModel } from './windows.ts';
 
 /** Rows of a batch: as many as the engine takes at once. */
 const BATCH_ROWS = 2048;
+/** Sections of the arena: a batch being packed, one being counted, one being read. */
+const SECTIONS = 3;
+/** Rows behind them, for what has to be read or moved but not kept. */
+const SPARE_ROW = SECTIONS * BATCH_ROWS;
 /** More sources than these get no matrix of what they share. */
 const MAX_MATRIX_SOURCES = 64;
 /** Names that the simulation of windows follows, about: beyond, one in 2, 4 … 64. */
 const FOLLOWED_NAMES = 16 * 2 ** 20;
 const MAX_WINDOW_RATE = 64;
-/** Windows are shown up to the first that holds everything, and these in any case. */
-const LEAST_WINDOWS = 10;
 
 export interface MeasureOptions {
   /** Whether blocks are compressed and packed. Default true. */
@@ -115,7 +117,7 @@ class Run {
     const blocks = this.#totalBytes === null ? Infinity : this.#totalBytes / BLOCK_SIZE;
     this.#settings = settingsFor(options, blocks);
     const isMatrix = sources.length > 1 && sources.length <= MAX_MATRIX_SOURCES;
-    this.#arena = new Arena(BATCH_ROWS * (options.alignment === true ? 3 : 2));
+    this.#arena = new Arena(BATCH_ROWS * (SECTIONS + 1));
     this.#table = new FingerprintTable(isMatrix ? 5 : 4);
     this.#sets = isMatrix ? new SourceSets(sources.length) : null;
     this.#stored = this.#compression
@@ -147,7 +149,7 @@ class Run {
     const feed = new BlockFeed(this.#arena, BATCH_ROWS, files, {
       report,
       openUri: this.#options.openUri,
-      ...(input === undefined ? {} : { input }),
+      input,
     });
     const stop = (): void => feed.abort();
     signal?.addEventListener('abort', stop, { once: true });
@@ -155,14 +157,9 @@ class Run {
     try {
       const scanner =
         this.#options.alignment === true
-          ? new AlignmentScanner(this.#arena, pool, 2 * BATCH_ROWS, BATCH_ROWS)
+          ? new AlignmentScanner(this.#arena, pool, SPARE_ROW, BATCH_ROWS)
           : null;
-      for await (const batch of feed.batches()) {
-        signal?.throwIfAborted();
-        await this.#add(batch, pool, scanner);
-      }
-      signal?.throwIfAborted();
-      this.#stored?.finish();
+      await this.#runBatches(feed, pool, scanner);
       return this.#figures(scanner);
     } finally {
       signal?.removeEventListener('abort', stop);
@@ -170,23 +167,62 @@ class Run {
     }
   }
 
-  async #add(batch: Batch, pool: ComputePool, scanner: AlignmentScanner | null): Promise<void> {
-    await pool.hash(batch.base, batch.base + batch.count);
-    this.#counter.add(batch);
+  /**
+   * Batch after batch; this thread packs and counts what is read while the others read and name what
+   * comes next, then joins them; all together compress.
+   */
+  async #runBatches(
+    feed: BlockFeed,
+    pool: ComputePool,
+    scanner: AlignmentScanner | null,
+  ): Promise<void> {
     const stored = this.#stored;
-    if (stored !== null && stored.count > 0) {
-      await pool.compress(stored.rows, stored.count);
-      stored.store();
+    const compress = async (): Promise<void> => {
+      if (stored !== null && stored.count > 0) await pool.compress(stored.rows, stored.count);
+    };
+    // Bytes that nobody looks at again need not leave the cache.
+    const areNamesEnough = stored === null && scanner === null;
+    const staging = areNamesEnough ? SPARE_ROW : -1;
+    let section = 0;
+    const begin = async (): Promise<{ batch: Batch; load: Load } | null> => {
+      const batch = await feed.plan(section * BATCH_ROWS);
+      section = (section + 1) % SECTIONS;
+      return batch === null ? null : { batch, load: await pool.load(batch.reads, staging) };
+    };
+    let next = await begin();
+    try {
+      while (next !== null) {
+        const { batch, load } = next;
+        next = null;
+        await feed.settle(batch, await load.finish());
+        this.#options.signal?.throwIfAborted();
+        await scanner?.add(batch);
+        await compress();
+        next = await begin();
+        stored?.store();
+        this.#counter.add(batch);
+        this.#progress(batch);
+      }
+      this.#options.signal?.throwIfAborted();
+      await compress();
+      stored?.store();
+      stored?.finish();
+    } finally {
+      await next?.load.finish();
+      await feed.close();
     }
-    await scanner?.add(batch);
+  }
+
+  #progress(batch: Batch): void {
     for (const { bytes } of batch.parts) this.#bytes += bytes;
     const scale = this.#sample;
+    const { blocks, uniqueBlocks, copies } = this.#counter;
     this.#options.onProgress?.({
       bytes: this.#bytes,
       totalBytes: this.#totalBytes,
-      blocks: this.#counter.blocks,
-      uniqueBlocks: this.#counter.uniqueBlocks * scale,
-      storedBlocks: (stored?.storedSoFar ?? this.#counter.copies) * scale,
+      blocks,
+      uniqueBlocks: uniqueBlocks * scale,
+      storedBlocks: (this.#stored?.storedSoFar ?? copies) * scale,
     });
   }
 
@@ -240,9 +276,7 @@ class Run {
 function settingsFor(options: MeasureOptions, blocks: number): WindowSetting[] {
   const { indexMemory = 'all', sparseIndex = false } = options;
   if (indexMemory !== 'all') return [windowSetting(indexMemory, sparseIndex)];
-  const all = allWindowSettings();
-  const enough = all.findIndex((setting) => !setting.sparse && windowRecords(setting) >= blocks);
-  return enough < 0 ? all : all.slice(0, Math.max(LEAST_WINDOWS, enough + 2));
+  return usefulWindows(allWindowSettings(), blocks);
 }
 
 /** One name in so many is followed, a power of two; hooks always are. */

@@ -10,8 +10,8 @@ const MAX_SETS = 1 << 20;
 export class SourceSets {
   readonly #members: (readonly number[])[] = [[]];
   readonly #numbers = new Map<string, number>([['', 0]]);
-  /** `set · sources + source` → set with that source. */
-  readonly #added = new Map<number, number>();
+  /** At `set · sources + source`: 1 + the set with that source, 0 = not known yet. */
+  #added = new Int32Array(1024);
   readonly #sources: number;
   #overflowed = false;
 
@@ -38,12 +38,16 @@ export class SourceSets {
   /** The set with one source more. */
   with(set: number, source: number): number {
     const key = set * this.#sources + source;
-    let result = this.#added.get(key);
-    if (result === undefined) {
-      const members = this.#members[set]!;
-      result = members.includes(source) ? set : this.of([...members, source]);
-      this.#added.set(key, result);
+    const known = key < this.#added.length ? this.#added[key]! : 0;
+    if (known !== 0) return known - 1;
+    const members = this.#members[set]!;
+    const result = members.includes(source) ? set : this.of([...members, source]);
+    if (key >= this.#added.length) {
+      const grown = new Int32Array(2 * (key + 1));
+      grown.set(this.#added);
+      this.#added = grown;
     }
+    this.#added[key] = result + 1;
     return result;
   }
 

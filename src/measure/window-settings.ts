@@ -14,6 +14,8 @@ const SMALL: readonly (readonly [gigabytes: number, chapterRecords: number])[] =
 const USUAL_CHAPTER_RECORDS = 262144;
 const CHAPTERS_PER_GIGABYTE = 1024;
 const MAX_GIGABYTES = 1024;
+/** 0.25, 0.5, 1, 2 and 4 GB, dense and sparse. */
+const LEAST_WINDOWS = 10;
 
 export interface WindowSetting {
   /** Gigabytes, as `--index-memory` has them. */
@@ -50,6 +52,14 @@ export function allWindowSettings(): WindowSetting[] {
   const sizes = [0.25, 0.5];
   for (let gigabytes = 1; gigabytes <= MAX_GIGABYTES; gigabytes *= 2) sizes.push(gigabytes);
   return sizes.flatMap((size) => [windowSetting(size, false), windowSetting(size, true)]);
+}
+
+/** Of all settings those up to the first dense one that holds `blocks` records, ten at least. */
+export function usefulWindows(settings: readonly WindowSetting[], blocks: number): WindowSetting[] {
+  const enough = settings.findIndex(
+    (setting) => !setting.sparse && windowRecords(setting) >= blocks,
+  );
+  return settings.slice(0, enough < 0 ? settings.length : Math.max(LEAST_WINDOWS, enough + 2));
 }
 
 /** Records of the window. */

@@ -30,8 +30,32 @@ export interface ComputePool {
    * the number of workers. Fails with `Io` if a worker dies.
    */
   compress(rows: Int32Array, count: number): Promise<void> | void;
+  /**
+   * Begins to read files into rows and to name those, on the workers alone until the caller joins with
+   * `finish`. Other jobs wait for that. With `staging` the bytes of files go to rows from there on, 64 for
+   * each thread, again and again, and only names and zero flags to the rows of each read, 64 at most.
+   */
+  load(reads: readonly FileRead[], staging?: number): Promise<Load>;
   /** Ends the workers, after the job at hand. Later jobs run inline. */
   close(): Promise<void>;
+}
+
+/** Bytes of a file that go to rows of the arena. */
+export interface FileRead {
+  /** −1: the bytes are there and only to be named. */
+  readonly fd: number;
+  readonly offset: number;
+  /** The rest of a last partial row becomes zeros, unless the bytes are there. */
+  readonly length: number;
+  readonly row: number;
+}
+
+export interface Load {
+  /**
+   * Takes part until all is done. Returns the indexes of reads that came short: of a file that ended
+   * early or failed. Fails with `Io` if a worker dies.
+   */
+  finish(): Promise<readonly number[]>;
 }
 
 /** Fewer rows than these run inline: some 60 to 150 µs of work. */
@@ -79,6 +103,29 @@ function findWorker(): URL | null {
   return urls.find((url) => existsSync(url)) ?? null;
 }
 
+/** Reads that one job can have. */
+export function maxReads(arena: Arena): number {
+  return Math.floor(arena.rowList.length / protocol.LOAD_WORDS);
+}
+
+/** Puts the reads into the arena's row list. */
+function listReads(arena: Arena, reads: readonly FileRead[], staging: number): void {
+  const { rowList } = arena;
+  Atomics.store(arena.control, protocol.STAGING, staging);
+  assert(reads.length * protocol.LOAD_WORDS <= rowList.length, 'reads of one job');
+  reads.forEach(({ fd, offset, length, row }, i) => {
+    const words = [fd, length, Math.floor(offset / 2 ** 32), offset | 0, row];
+    rowList.set(words, i * protocol.LOAD_WORDS);
+  });
+}
+
+/** The reads that brought fewer bytes than they were asked for. */
+function shortReads({ rowList }: Arena, reads: readonly FileRead[]): number[] {
+  return reads.flatMap(({ length }, i) =>
+    rowList[i * protocol.LOAD_WORDS + 1] === length ? [] : [i],
+  );
+}
+
 /** Compresses on the calling thread: at once where few rows were compressed since it last waited. */
 class InlineCompressor {
   readonly #share: protocol.Share;
@@ -112,11 +159,13 @@ class InlineCompressor {
 class InlinePool implements ComputePool {
   readonly workers = 0;
   readonly kernels: Kernels;
+  readonly #arena: Arena;
   readonly #compressor: InlineCompressor;
 
   constructor(arena: Arena, kernels: Kernels) {
     this.kernels = kernels;
-    this.#compressor = new InlineCompressor({ arena, kernels });
+    this.#arena = arena;
+    this.#compressor = new InlineCompressor({ arena, kernels, thread: 0 });
   }
 
   hash(first: number, end: number): void {
@@ -125,6 +174,14 @@ class InlinePool implements ComputePool {
 
   compress(rows: Int32Array, count: number): Promise<void> | void {
     return this.#compressor.compress(rows, count);
+  }
+
+  load(reads: readonly FileRead[], staging = -1): Promise<Load> {
+    listReads(this.#arena, reads, staging);
+    const share = { arena: this.#arena, kernels: this.kernels, thread: 0 };
+    reads.forEach((_, i) => protocol.loadRows(share, i));
+    const short = shortReads(this.#arena, reads);
+    return Promise.resolve({ finish: () => Promise.resolve(short) });
   }
 
   close(): Promise<void> {
@@ -181,7 +238,7 @@ class ThreadPool implements ComputePool {
     this.#arena = arena;
     this.#control = arena.control;
     this.kernels = kernels;
-    this.#inline = new InlineCompressor({ arena, kernels });
+    this.#inline = new InlineCompressor({ arena, kernels, thread: 0 });
     this.#crew = crew;
   }
 
@@ -207,6 +264,24 @@ class ThreadPool implements ComputePool {
       rowList.set(rows.subarray(0, count));
       return this.#run(protocol.COMPRESS, 0, count, COMPRESS_CHUNK_ROWS);
     });
+  }
+
+  async load(reads: readonly FileRead[], staging = -1): Promise<Load> {
+    let release = (): void => undefined;
+    const before = this.#last;
+    this.#last = new Promise((resolve) => (release = resolve));
+    await before;
+    listReads(this.#arena, reads, staging);
+    this.#open(protocol.LOAD, 0, reads.length, 1, Math.min(this.#crew.length, reads.length));
+    const finish = async (): Promise<readonly number[]> => {
+      try {
+        await this.#join(reads.length);
+        return shortReads(this.#arena, reads);
+      } finally {
+        release();
+      }
+    };
+    return { finish };
   }
 
   async close(): Promise<void> {
@@ -237,9 +312,14 @@ class ThreadPool implements ComputePool {
   async #run(job: number, first: number, end: number, chunk: number): Promise<void> {
     const chunks = Math.ceil((end - first) / chunk);
     this.#open(job, first, end, chunk, Math.min(this.#crew.length, chunks - 1));
+    await this.#join(end);
+  }
+
+  /** Takes part in the open job, which ends at `end`, until it is done. */
+  async #join(end: number): Promise<void> {
     let failure: unknown = null;
     try {
-      await protocol.doShare({ arena: this.#arena, kernels: this.kernels });
+      await protocol.doShare({ arena: this.#arena, kernels: this.kernels, thread: 0 });
     } catch (error) {
       failure = error;
       // Nobody takes another chunk; those taken are waited for, since the rows are the caller's.
@@ -252,7 +332,7 @@ class ThreadPool implements ComputePool {
     this.#crew = this.#crew.filter(({ death }) => death === null);
     if (failure !== null) throw failure;
     if (dead !== undefined || Atomics.load(this.#control, protocol.FAILED) !== 0) {
-      throw new VdoError('Io', 'a worker thread failed', { rows: end - first }, dead?.death);
+      throw new VdoError('Io', 'a worker thread failed', {}, dead?.death);
     }
   }
 

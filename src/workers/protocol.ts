@@ -8,7 +8,8 @@
  *   job, a worker is either seen to be busy, or sees that the job is closed.
  * - `NEXT` is the place of the next chunk, taken by an atomic addition.
  */
-import { BLOCK_SIZE } from '../base/constants.ts';
+import { readSync } from 'node:fs';
+import { BLOCK_SIZE, RECORD_NAME_SIZE } from '../base/constants.ts';
 import type { Arena } from '../kernels/arena.ts';
 import type { Kernels } from '../kernels/kernels.ts';
 import { compressBlock } from '../kernels/lz4.ts';
@@ -19,13 +20,23 @@ export const NEXT = 16;
 export const JOB = 32;
 export const END = 33;
 export const CHUNK = 34;
+/** For `LOAD`: the first staging row, or −1. */
+export const STAGING = 35;
 /** Set by a worker that ran into an exception: the job has failed. */
 export const FAILED = 48;
 const FIRST_BUSY = 64;
 
-/** A job over rows, and one over places of the arena's row list. */
+/** A job over rows, one over places of the arena's row list, and one over reads in that list. */
 export const HASH = 1;
 export const COMPRESS = 2;
+export const LOAD = 3;
+/**
+ * Words of a read: file descriptor (−1: the bytes are there), bytes, offset in 2^32 bytes and its low
+ * word, first row. When it is done, the second word says how many bytes came.
+ */
+export const LOAD_WORDS = 5;
+/** Rows of a read at most, where it is staged: what a core's cache holds. */
+export const STAGING_ROWS = 64;
 
 /** Place of the word that is 1 while worker `n` = 0, 1 … works. */
 export const busyOf = (n: number): number => FIRST_BUSY + 16 * n;
@@ -34,6 +45,8 @@ export const busyOf = (n: number): number => FIRST_BUSY + 16 * n;
 export interface Share {
   readonly arena: Arena;
   readonly kernels: Kernels;
+  /** 0 for the calling thread, then the workers. */
+  readonly thread: number;
 }
 
 /** Blocks that go to LZ4 before a thread lets its event loop turn: see `doShare`. */
@@ -71,6 +84,45 @@ export function compressRows(
 }
 
 /**
+ * Fills the rows of read `index` of the list from its file, zeros behind the end, and names them. Bytes
+ * that an error kept away are missing in the count: the caller reads again and gets the error.
+ *
+ * With staging rows the bytes go to this thread's own, which stay in its cache, and only names and zero
+ * flags go to the rows of the read.
+ */
+export function loadRows({ arena, kernels, thread }: Share, index: number): void {
+  const { rowList, blocks } = arena;
+  const at = index * LOAD_WORDS;
+  const fd = rowList[at]!;
+  const length = rowList[at + 1]!;
+  const offset = rowList[at + 2]! * 2 ** 32 + (rowList[at + 3]! >>> 0);
+  const row = rowList[at + 4]!;
+  const rows = Math.ceil(length / BLOCK_SIZE);
+  if (fd < 0) return kernels.hash(row, row + rows);
+  const staging = Atomics.load(arena.control, STAGING);
+  const first = staging < 0 ? row : staging + thread * STAGING_ROWS;
+  let done = 0;
+  try {
+    for (let moved = 1; done < length && moved > 0; done += moved) {
+      moved = readSync(fd, blocks, first * BLOCK_SIZE + done, length - done, offset + done);
+    }
+  } catch {
+    // Told by the count.
+  }
+  rowList[at + 1] = done;
+  blocks.fill(0, first * BLOCK_SIZE + done, (first + rows) * BLOCK_SIZE);
+  kernels.hash(first, first + rows);
+  if (first === row) return;
+  const { names, zero } = arena;
+  names.copyWithin(
+    row * RECORD_NAME_SIZE,
+    first * RECORD_NAME_SIZE,
+    (first + rows) * RECORD_NAME_SIZE,
+  );
+  zero.copyWithin(row, first, first + rows);
+}
+
+/**
  * Works on the open job until no chunk is left. The event loop turns often while blocks are compressed:
  * only then does lz4-napi get its buffers back. Without, memory grows by as much as was compressed,
  * and every call pays for fresh pages: 15 µs instead of 6.
@@ -88,6 +140,7 @@ export async function doShare(share: Share): Promise<void> {
     if (first >= end) return;
     const last = Math.min(first + chunk, end);
     if (job === HASH) kernels.hash(first, last);
+    else if (job === LOAD) for (let i = first; i < last; i++) loadRows(share, i);
     else tried += compressRows(share, arena.rowList, first, last);
     if (tried >= COMPRESS_ROWS_PER_TURN || performance.now() > until) {
       tried = 0;

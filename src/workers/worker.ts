@@ -42,6 +42,6 @@ async function serve(share: Share, index: number): Promise<never> {
 
 const { rows, memory, index } = workerData as WorkerOptions;
 const arena = new Arena(rows, memory);
-const share = { arena, kernels: createKernels(arena, index + 1) };
+const share = { arena, kernels: createKernels(arena, index + 1), thread: index + 1 };
 parentPort!.postMessage('ready');
 await serve(share, index);

@@ -2,7 +2,7 @@
  * The pool inline and on threads. Threads need the built worker: `npm test` of a checkout that was
  * not built tests the inline pool alone, and says so.
  */
-import { existsSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { closeSync, existsSync, mkdtempSync, openSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { pathToFileURL } from 'node:url';
@@ -87,7 +87,50 @@ async function checkCompress(arena: Arena, pool: ComputePool, rows: Int32Array, 
 const every = (step: number): Int32Array =>
   Int32Array.from({ length: Math.ceil(ROWS / step) }, (_, i) => i * step);
 
+/** Reads a file into rows, with and without staging, and compares with the same bytes put there. */
+async function checkLoad(pool: ComputePool, arena: Arena): Promise<void> {
+  const bytes = new Uint8Array(300 * BLOCK + 77);
+  compressibleFill(bytes, 3);
+  bytes.fill(0, 5 * BLOCK, 9 * BLOCK);
+  const file = join(directory, 'load');
+  writeFileSync(file, bytes);
+  const fd = openSync(file, 'r');
+  const reads = Array.from({ length: 6 }, (_, i) => {
+    const offset = 64 * i * BLOCK;
+    return { fd, offset, length: Math.min(64 * BLOCK, bytes.length - offset), row: 64 * i };
+  }).filter(({ length }) => length > 0);
+  const expected = new Arena(ROWS);
+  expected.blocks.set(bytes);
+  referenceKernels(expected).hash(0, 301);
+  for (const staging of [-1, ROWS - 4 * 64]) {
+    arena.names.fill(0xaa);
+    arena.blocks.fill(0xaa, 0, 301 * BLOCK);
+    const load = await pool.load(reads, staging);
+    const other = pool.hash(400, 401);
+    expect(await load.finish()).toEqual([]);
+    await other;
+    expect(
+      Buffer.compare(arena.names.subarray(0, 301 * 16), expected.names.subarray(0, 301 * 16)),
+    ).toBe(0);
+    expect(Buffer.compare(arena.zero.subarray(0, 301), expected.zero.subarray(0, 301))).toBe(0);
+    const isKept = Buffer.compare(arena.blocks.subarray(0, bytes.length), bytes) === 0;
+    expect(isKept).toBe(staging < 0);
+  }
+  const beyond = [...reads, { fd, offset: 2 ** 33, length: BLOCK, row: 500 }];
+  beyond.push({ fd: -1, offset: 0, length: 2 * BLOCK, row: 0 });
+  expect(await (await pool.load(beyond)).finish()).toEqual([5]);
+  closeSync(fd);
+  expect(await (await pool.load(reads)).finish()).toEqual([0, 1, 2, 3, 4]);
+}
+
 describe.each([0, ...(built ? [1, 3] : [])])('a pool of %i workers', (workers) => {
+  it('reads files into rows and names them, and tells which reads came short', async () => {
+    const arena = filledArena();
+    const pool = await createPool(arena, workers);
+    await checkLoad(pool, arena);
+    await pool.close();
+  });
+
   it('hashes and compresses as one thread does, small jobs and large ones', async () => {
     const arena = filledArena();
     const pool = await createPool(arena, workers);
