@@ -48,6 +48,7 @@ export class Connection {
   readonly #input = new ByteQueue();
   #transmission: Transmission | undefined;
   #output: Output | undefined;
+  #exportName: string | undefined;
   /** Wakes whoever waits for bytes in the handshake. */
   #arrived: (() => void) | undefined;
   /** The client will send nothing more. */
@@ -88,6 +89,11 @@ export class Connection {
   /** Whether an export is open. */
   get transmitting(): boolean {
     return this.#transmission !== undefined;
+  }
+
+  /** The export that was opened, if one was. */
+  get exportName(): string | undefined {
+    return this.#exportName;
   }
 
   /** Called every second or so: nobody may hold for nothing what others wait for. */
@@ -131,6 +137,7 @@ export class Connection {
     const { pool, offer } = this.#shared;
     const account = this.#account;
     const socket = this.#socket;
+    this.#exportName = session.export.name;
     const parts = { pool, account, form: session.form };
     const output = new Output(socket, parts, () => this.#transmission?.progress());
     this.#output = output;

@@ -43,8 +43,10 @@ export interface ServeOptions extends ListenOptions {
   readonly memoryBytes?: number;
   /** Told what failed on a device, in one line. */
   readonly report?: (message: string) => void;
-  /** Told when a client comes and goes. */
-  readonly onClients?: (clients: number) => void;
+  /** Told when clients come and go, in one line. */
+  readonly trace?: (message: string) => void;
+  /** Called when the last client that had an export open has left. */
+  readonly onIdle?: () => void;
 }
 
 export interface NbdServer {
@@ -91,7 +93,7 @@ export async function serve(
       buffer: Buffer.allocUnsafeSlow(RECEIVE_BYTES),
       tls: tls === undefined ? undefined : createTlsServer(tls),
     },
-    options.onClients,
+    options,
   );
   const secured = tls !== undefined;
   const { servers, addresses } = await listenOn(
@@ -142,15 +144,15 @@ export function checkOptions({ tls, memoryBytes, ...address }: ServeOptions): vo
 /** The connections of a server, and the timer that looks after them while there are any. */
 class Clients {
   readonly #shared: Shared;
-  readonly #changed: ((clients: number) => void) | undefined;
+  readonly #hooks: Pick<ServeOptions, 'trace' | 'onIdle'>;
   readonly #open = new Set<Connection>();
   /** Those of them that have no export yet, oldest first. */
   readonly #handshaking = new Set<Connection>();
   #timer: NodeJS.Timeout | undefined;
 
-  constructor(shared: Shared, changed: ((clients: number) => void) | undefined) {
+  constructor(shared: Shared, hooks: Pick<ServeOptions, 'trace' | 'onIdle'>) {
     this.#shared = shared;
-    this.#changed = changed;
+    this.#hooks = hooks;
   }
 
   get count(): number {
@@ -169,7 +171,7 @@ class Clients {
     this.#open.add(connection);
     this.#handshaking.add(connection);
     this.#timer ??= setInterval(() => this.#sweep(), SWEEP_MS).unref();
-    this.#changed?.(this.#open.size);
+    this.#hooks.trace?.(`a client came: ${this.#open.size} are here`);
     void connection.closed.then(() => this.#leave(connection));
   }
 
@@ -184,7 +186,12 @@ class Clients {
       clearInterval(this.#timer);
       this.#timer = undefined;
     }
-    this.#changed?.(this.#open.size);
+    const had = connection.exportName;
+    const what = had === undefined ? 'without opening an export' : `of ${JSON.stringify(had)}`;
+    this.#hooks.trace?.(`a client ${what} left: ${this.#open.size} are here`);
+    if (had !== undefined && ![...this.#open].some((one) => one.transmitting)) {
+      this.#hooks.onIdle?.();
+    }
   }
 
   #sweep(): void {

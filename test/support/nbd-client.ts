@@ -7,6 +7,7 @@
  */
 import { once } from 'node:events';
 import net from 'node:net';
+import tls from 'node:tls';
 
 export type NbdAddress =
   { readonly socket: string } | { readonly host: string; readonly port: number };
@@ -43,6 +44,18 @@ export class NbdSocket {
     socket.setNoDelay(true);
     await once(socket, 'connect');
     return new NbdSocket(socket);
+  }
+
+  /** The same line with TLS on it; this object is of no use any more. */
+  async secure(options: tls.ConnectionOptions): Promise<NbdSocket> {
+    this.socket.removeAllListeners('data');
+    const secured = tls.connect({ ...options, socket: this.socket });
+    await new Promise<void>((resolve, reject) => {
+      secured.once('secureConnect', resolve);
+      secured.once('error', reject);
+      secured.once('close', () => reject(new Error('the server closed')));
+    });
+    return new NbdSocket(secured);
   }
 
   send(...parts: readonly Uint8Array[]): void {
@@ -272,29 +285,38 @@ export class NbdClient {
     const line = await NbdSocket.connect(address);
     try {
       await greet(line);
-      if (form === 'structured') await ask(line, NBD.STRUCTURED_REPLY);
-      if (form === 'extended') await ask(line, NBD.EXTENDED_HEADERS);
-      const ids = new Map<string, number>();
-      if (contexts.length > 0) {
-        const payload = metaContextPayload(exportName, contexts);
-        for (const { type, payload: bytes } of await ask(line, NBD.SET_META_CONTEXT, payload)) {
-          if (type === NBD.META_CONTEXT) ids.set(bytes.toString('utf8', 4), bytes.readUInt32BE(0));
-        }
-      }
-      const answers = await ask(line, NBD.GO, infoPayload(exportName));
-      const last = answers.at(-1)!;
-      if (last.type !== NBD.ACK) {
-        throw new Error(`the server refuses ${exportName}: ${last.payload.toString()}`);
-      }
-      const facts = answers.find(
-        ({ type, payload }) => type === NBD.INFO_REPLY && payload.readUInt16BE(0) === 0,
-      );
-      if (facts === undefined) throw new Error('the server did not tell the size');
-      return new NbdClient(line, facts.payload, form, ids);
+      return await NbdClient.open(line, exportName, { form, contexts });
     } catch (error) {
       line.destroy();
       throw error;
     }
+  }
+
+  /** Opens an export on a line that has been greeted. */
+  static async open(
+    line: NbdSocket,
+    exportName: string,
+    { form = 'simple', contexts = [] }: ConnectOptions = {},
+  ): Promise<NbdClient> {
+    if (form === 'structured') await ask(line, NBD.STRUCTURED_REPLY);
+    if (form === 'extended') await ask(line, NBD.EXTENDED_HEADERS);
+    const ids = new Map<string, number>();
+    if (contexts.length > 0) {
+      const payload = metaContextPayload(exportName, contexts);
+      for (const { type, payload: bytes } of await ask(line, NBD.SET_META_CONTEXT, payload)) {
+        if (type === NBD.META_CONTEXT) ids.set(bytes.toString('utf8', 4), bytes.readUInt32BE(0));
+      }
+    }
+    const answers = await ask(line, NBD.GO, infoPayload(exportName));
+    const last = answers.at(-1)!;
+    if (last.type !== NBD.ACK) {
+      throw new Error(`the server refuses ${exportName}: ${last.payload.toString()}`);
+    }
+    const facts = answers.find(
+      ({ type, payload }) => type === NBD.INFO_REPLY && payload.readUInt16BE(0) === 0,
+    );
+    if (facts === undefined) throw new Error('the server did not tell the size');
+    return new NbdClient(line, facts.payload, form, ids);
   }
 
   async read(offset: number | bigint, length: number, flags = 0): Promise<Buffer> {

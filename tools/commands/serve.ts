@@ -3,17 +3,18 @@
  * in flight end, everything is flushed, every volume is closed; a further signal changes nothing.
  */
 import { basename } from 'node:path';
-import { checkOptions, serve, type NbdServer, type ServeOptions } from '../../src/nbd/server.ts';
+import { serve, type NbdServer } from '../../src/nbd/server.ts';
 import { openVolume } from '../../src/volume/open.ts';
 import type { Volume } from '../../src/volume/volume.ts';
 import { wrongUsage, type Arguments, type Command } from '../cli/args.ts';
+import { openControl, type ControlSocket } from '../cli/control.ts';
 import { printJson, printLines, remark } from '../cli/json.ts';
+import { Log, LOG_OPTION } from '../cli/log.ts';
+import { LISTEN_OPTIONS, listenOptionsOf, writePidFile } from '../cli/serve-options.ts';
 import { formatSize } from '../cli/sizes.ts';
 import { INDEX_OPTION, indexOf, warnOfIndex } from '../cli/transfer.ts';
 
 const STOP_SIGNALS = ['SIGTERM', 'SIGINT', 'SIGHUP'] as const;
-/** Lines about failing devices that are printed in a second. */
-const REPORTS_PER_SECOND = 10;
 
 interface Served {
   readonly name: string;
@@ -23,29 +24,30 @@ interface Served {
 
 export const command: Command = {
   name: 'serve',
-  summary: 'serve volumes over NBD on a Unix socket or a loopback port',
+  summary: 'serve volumes over NBD on a Unix socket or a TCP port',
   usage: 'FILE…',
   example:
     'uvdo serve disk.vdo                                  nbd://127.0.0.1:10809/disk.vdo\n' +
-    'uvdo serve a.vdo b.vdo --socket /run/uvdo.sock       several exports, the first is the default',
+    'uvdo serve a.vdo b.vdo --socket /run/uvdo.sock       several exports, the first is the default\n' +
+    'uvdo serve a.vdo --host :: --tls-cert c.pem --tls-key k.pem --tls-ca clients.pem',
   options: {
-    socket: { value: 'PATH', help: 'listen on a Unix socket' },
-    host: { value: 'H', help: 'listen on this loopback address; default 127.0.0.1' },
-    port: { value: 'N', help: 'and this port; default 10809, 0 picks a free one' },
+    ...LISTEN_OPTIONS,
     export: { value: 'NAME', help: 'name of the export; default: the name of the file' },
     'read-only': { help: 'open for reading only; never writes to the volume' },
     index: INDEX_OPTION,
     'no-compression': { help: 'store blocks as they are' },
-    'tls-cert': { value: 'F', help: 'not available in this version' },
-    'tls-key': { value: 'F', help: 'not available in this version' },
-    'tls-ca': { value: 'F', help: 'not available in this version' },
+    once: { help: 'stop when the last client leaves' },
+    persistent: { help: 'go on when the last client leaves (default)' },
+    'pid-file': { value: 'F', help: 'write the process number there while clients may connect' },
+    log: LOG_OPTION,
     http: { value: 'H:N', help: 'not available in this version' },
   },
   arguments: [1, 1000],
 
   async run(args) {
-    const options = addressOf(args);
+    const options = optionsOf(args);
     const names = namesOf(args);
+    const log = Log.of(args, 'uvdo serve');
     const stop = new StopRequest();
     const served: Served[] = [];
     try {
@@ -59,37 +61,77 @@ export const command: Command = {
         served.push({ name: names[i]!, path, volume });
         warnOfIndex(volume, args);
       }
-      const server = await serve(served, { ...options, report: limited() });
+      const server = await serve(served, {
+        ...options,
+        report: (message) => log.print('error', message),
+        trace: (message) => log.print('debug', message),
+        onIdle: () => args.flag('once') && stop.stop(),
+      });
+      let release: () => Promise<void> = () => Promise.resolve();
       try {
+        release = await becomeKnown(args, server, served, log);
         announce(args, server, served);
         await stop.whenRequested;
-        if (!args.quiet) remark('uvdo serve: stopping; saving');
+        log.print('info', 'stopping; saving');
       } finally {
         await server.close();
+        await release();
       }
     } finally {
       await closeAll(served);
       stop.end();
     }
-    if (!args.quiet) remark('uvdo serve: saved');
+    log.print('info', 'saved');
   },
 };
+
+/** Process number and control sockets; returns what takes them away again. */
+async function becomeKnown(
+  args: Arguments,
+  server: NbdServer,
+  served: readonly Served[],
+  log: Log,
+): Promise<() => Promise<void>> {
+  const removePidFile = writePidFile(args.text('pid-file'));
+  const controls: ControlSocket[] = [];
+  for (const { path, volume } of served) {
+    // Readers hold no lock: another server may have the same volume, and the socket, already.
+    if (volume.readOnly) continue;
+    const stats = (): unknown => ({
+      ...volume.statistics(),
+      server: { pid: process.pid, clients: server.clients, memory: server.memory },
+    });
+    try {
+      controls.push(await openControl(path, { stats }));
+    } catch (error) {
+      log.print('warn', `uvdo stats ${path} will find nobody to ask: ${(error as Error).message}`);
+    }
+  }
+  return async () => {
+    await Promise.all(controls.map((control) => control.close()));
+    removePidFile();
+  };
+}
 
 /** Catches the signals that ask for a stop. */
 class StopRequest {
   requested = false;
   readonly whenRequested: Promise<void>;
   readonly #listener: () => void;
+  #resolve: () => void = () => undefined;
 
   constructor() {
-    let stop: () => void = () => undefined;
-    this.whenRequested = new Promise((resolve) => (stop = resolve));
+    this.whenRequested = new Promise((resolve) => (this.#resolve = resolve));
     this.#listener = () => {
       if (this.requested) remark('uvdo serve: still saving; killing it now would cost a recovery');
-      this.requested = true;
-      stop();
+      this.stop();
     };
     for (const signal of STOP_SIGNALS) process.on(signal, this.#listener);
+  }
+
+  stop(): void {
+    this.requested = true;
+    this.#resolve();
   }
 
   end(): void {
@@ -97,21 +139,12 @@ class StopRequest {
   }
 }
 
-function addressOf(args: Arguments): ServeOptions {
-  for (const name of ['tls-cert', 'tls-key', 'tls-ca', 'http']) {
-    if (args.text(name) !== undefined) throw wrongUsage(`--${name}: not available in this version`);
+function optionsOf(args: Arguments) {
+  if (args.text('http') !== undefined) throw wrongUsage('--http: not available in this version');
+  if (args.flag('once') && args.flag('persistent')) {
+    throw wrongUsage('--once and --persistent exclude each other');
   }
-  const [socket, host, port] = [args.text('socket'), args.text('host'), args.number('port')];
-  if (socket !== undefined && (host !== undefined || port !== undefined)) {
-    throw wrongUsage('give either --socket or --host and --port');
-  }
-  const options = {
-    ...(socket === undefined ? {} : { socket }),
-    ...(host === undefined ? {} : { host }),
-    ...(port === undefined ? {} : { port }),
-  };
-  checkOptions(options);
-  return options;
+  return listenOptionsOf(args);
 }
 
 /** One export name a file. */
@@ -162,18 +195,4 @@ async function closeAll(served: readonly Served[]): Promise<void> {
     remark(`uvdo serve: ${path}: ${reason instanceof Error ? reason.message : String(reason)}`);
   }
   if (failures.length > 0) throw failures[0]!.reason;
-}
-
-/** Prints what the server reports, a client that hits a broken device ever again notwithstanding. */
-function limited(): (message: string) => void {
-  let secondEndsMs = 0;
-  let count = 0;
-  return (message) => {
-    const nowMs = performance.now();
-    if (nowMs > secondEndsMs) {
-      secondEndsMs = nowMs + 1000;
-      count = 0;
-    }
-    if (count++ < REPORTS_PER_SECOND) remark(`uvdo serve: ${message}`);
-  };
 }

@@ -1,7 +1,8 @@
-/** `uvdo stats`: every statistic of a closed volume, under dm-vdo's names. */
+/** `uvdo stats`: every statistic, under dm-vdo's names: from the server that has it open, or else from the file. */
 import { openVolume } from '../../src/volume/open.ts';
 import type { Statistics } from '../../src/volume/statistics.ts';
 import type { Command } from '../cli/args.ts';
+import { askControl } from '../cli/control.ts';
 import { printJson, printLines } from '../cli/json.ts';
 
 export const command: Command = {
@@ -13,16 +14,22 @@ export const command: Command = {
   arguments: [1, 1],
 
   async run(args) {
-    const volume = await openVolume(args.at(0), { readOnly: true });
-    try {
-      const statistics = volume.statistics();
-      if (args.json) printJson(statistics);
-      else printLines(linesOf(statistics, ''));
-    } finally {
-      await volume.close();
-    }
+    const path = args.at(0);
+    const statistics =
+      ((await askControl(path, 'stats')) as Statistics | undefined) ?? (await readStatistics(path));
+    if (args.json) printJson(statistics);
+    else printLines(linesOf(statistics, ''));
   },
 };
+
+async function readStatistics(path: string): Promise<Statistics> {
+  const volume = await openVolume(path, { readOnly: true });
+  try {
+    return volume.statistics();
+  } finally {
+    await volume.close();
+  }
+}
 
 /** One line a statistic, groups spelled `group.name`. */
 function linesOf(statistics: Statistics | object, prefix: string): string[] {

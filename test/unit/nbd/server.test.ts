@@ -36,6 +36,12 @@ describe('serve', () => {
     );
   });
 
+  it('refuses descriptors that are no sockets, and more than one kind of address', async () => {
+    const exports = [{ name: 'a', volume: device }];
+    expect(await codeOf(serve(exports, { fds: [3], port: 5 }))).toBe('InvalidArgument');
+    expect(await codeOf(serve(exports, { fds: [9999] }))).toBe('Io');
+  });
+
   it('tells the URI of a socket', async () => {
     const server = await world.current.serve([{ name: 'x', volume: device }]);
     expect(server.uri('x')).toBe(`nbd+unix:///x?socket=${world.current.address.socket}`);

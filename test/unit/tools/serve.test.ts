@@ -1,4 +1,4 @@
-import { readdirSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
 import { VdoError } from '../../../src/base/errors.ts';
@@ -6,8 +6,10 @@ import { openVolume } from '../../../src/volume/open.ts';
 import { formatVolume } from '../../../src/volume/format.ts';
 import { Arguments } from '../../../tools/cli/args.ts';
 import { command } from '../../../tools/commands/serve.ts';
+import { command as stats } from '../../../tools/commands/stats.ts';
 import { codeOf } from '../../contract/storage.ts';
-import { NbdClient } from '../../support/nbd-client.ts';
+import { CA, CLIENT, SERVER } from '../../support/certificates.ts';
+import { ask, greet, NBD, NbdClient, NbdSocket } from '../../support/nbd-client.ts';
 import { temporaryDirectory } from './support.ts';
 
 const MiB = 1 << 20;
@@ -107,12 +109,77 @@ describe('serve', () => {
     expect(err).toBe('');
   });
 
+  test('answers `stats` while it has the volume, and stops with the last client if told so', async () => {
+    const path = await volumeAt('asked.vdo');
+    const [socket, pidFile] = [join(directory.path, 'socket'), join(directory.path, 'pid')];
+    const running = run(
+      path,
+      '--socket',
+      socket,
+      '--once',
+      '--pid-file',
+      pidFile,
+      '--log',
+      'debug',
+    );
+    await announced();
+    expect(readFileSync(pidFile, 'utf8')).toBe(`${process.pid}\n`);
+    const probe = await NbdSocket.connect({ socket });
+    await greet(probe);
+    await ask(probe, NBD.ABORT);
+    await probe.untilClosed();
+    const client = await NbdClient.connect({ socket });
+    await client.write(0, Buffer.alloc(8192, 'some text '));
+    out = '';
+    await stats.run(new Arguments(stats, [path, '--json']));
+    const answer = JSON.parse(out) as { blocks: { written: number }; server: { clients: number } };
+    expect(answer.blocks.written).toBe(2);
+    expect(answer.server).toMatchObject({ pid: process.pid, clients: 1 });
+    await client.disconnect();
+    await running;
+    expect(err).toContain('a client of "asked.vdo" left');
+    expect(existsSync(pidFile)).toBe(false);
+    out = '';
+    await stats.run(new Arguments(stats, [path, '--json']));
+    expect(JSON.parse(out)).not.toHaveProperty('server');
+  });
+
+  test('serves over TLS what its files allow', async () => {
+    const path = await volumeAt('secret.vdo');
+    const file = (name: string, text: string): string => {
+      writeFileSync(join(directory.path, name), text);
+      return join(directory.path, name);
+    };
+    const [cert, key] = [file('cert', SERVER.cert), file('key', SERVER.key)];
+    expect(await codeOf(run(path, '--host', '0.0.0.0', '--port', '0'))).toBe('InvalidArgument');
+    expect(await codeOf(run(path, '--tls-cert', cert))).toBe('InvalidArgument');
+    expect(await codeOf(run(path, '--tls-cert', cert, '--tls-key', `${key}s`))).toBe('Io');
+    expect(await codeOf(run(path, '--tls-psk', key))).toBe('InvalidArgument');
+    const [ca, psk] = [file('ca', CA), file('psk', 'alice:0011223344556677\n')];
+    const tls = ['--tls-cert', cert, '--tls-key', key, '--tls-ca', ca, '--tls-psk', psk];
+    const running = run(path, '--host', '0.0.0.0', '--port', '0', ...tls, '--json', '--quiet');
+    await announced();
+    const { address } = JSON.parse(out) as { address: { port: number } };
+    const line = await NbdSocket.connect({ host: '127.0.0.1', port: address.port });
+    await greet(line);
+    expect((await ask(line, NBD.LIST))[0]!.type).toBe(NBD.ERR_TLS_REQD);
+    await ask(line, NBD.STARTTLS);
+    const secured = await line.secure({ ca: CA, host: 'localhost', ...CLIENT });
+    expect((await NbdClient.open(secured, 'secret.vdo')).size).toBe(256 * MiB);
+    process.emit('SIGTERM');
+    await running;
+    expect(err).toBe('');
+  });
+
   test('refuses what it cannot do, before it touches a volume', async () => {
     const path = await volumeAt('a.vdo');
     for (const argv of [
       ['--host', '0.0.0.0'],
       ['--host', '127.0.0.1', '--socket', 's'],
-      ['--tls-cert', 'f'],
+      ['--tls-optional'],
+      ['--once', '--persistent'],
+      ['--memory', '1M'],
+      ['--log', 'loud'],
       ['--http', '127.0.0.1:80'],
       ['--port', 'x'],
       ['--index', 'uds'],
