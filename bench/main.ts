@@ -2,17 +2,20 @@
  * `npm run bench`: measures the parts and the whole engine and prints one table.
  *
  *     npm run bench -- [--quick] [--kernels | --engine] [--size MIB] [--dir DIRECTORY] [--write]
+ *     npm run bench -- --volume-index
  *
  * `--write` puts the table, commit and machine into docs/PERFORMANCE.md; `--quick` is a smoke test.
+ * `--volume-index` fills the volume index of 0.25 GB, which takes a minute or two, and only prints.
  */
 import { parseArgs } from 'node:util';
 import { MiB } from '../src/base/constants.ts';
 import { engineRows, type EngineOptions } from './engine.ts';
 import { kernelRows, type KernelOptions } from './kernels.ts';
+import { volumeIndexRows } from './volume-index.ts';
 import { machine, tableOf, writeBetweenMarks, type Row } from './table.ts';
 
 const USAGE =
-  'npm run bench -- [--quick] [--kernels | --engine] [--size MIB] [--dir DIR] [--write]';
+  'npm run bench -- [--quick] [--kernels | --engine | --volume-index] [--size MIB] [--dir DIR] [--write]';
 
 function parse() {
   try {
@@ -21,6 +24,7 @@ function parse() {
         quick: { type: 'boolean', default: false },
         kernels: { type: 'boolean', default: false },
         engine: { type: 'boolean', default: false },
+        'volume-index': { type: 'boolean', default: false },
         size: { type: 'string' },
         dir: { type: 'string' },
         write: { type: 'boolean', default: false },
@@ -45,6 +49,11 @@ const engineOptions: EngineOptions = {
   ...(options.dir === undefined ? {} : { directory: options.dir }),
 };
 
+if (options['volume-index']) {
+  const marks = options.quick ? [1] : [64, 256, 512, 1024, 1100];
+  console.log([machine(), '', tableOf(await volumeIndexRows(marks))].join('\n'));
+  process.exit();
+}
 const rows: Row[] = [];
 if (!options.engine) rows.push(...(await kernelRows(kernelOptions)));
 if (!options.kernels) rows.push(...(await engineRows(engineOptions)));

@@ -3,13 +3,13 @@
  * TypeScript, which gives the same answers at a twentieth of the speed. Synchronous: a call costs 10
  * to 20 ns beside its work.
  */
-import { readFileSync } from 'node:fs';
 import { asBuffer, isZero } from '../base/bytes.ts';
 import { assert } from '../base/assert.ts';
 import { BLOCK_SIZE, RECORD_NAME_SEED, RECORD_NAME_SIZE } from '../base/constants.ts';
 import type { Arena } from './arena.ts';
 import { murmur3 } from './murmur3.ts';
 import { isCompressible } from './probe.ts';
+import { wasmModule } from './wasm-module.ts';
 
 export interface Kernels {
   readonly kind: 'wasm' | 'typescript';
@@ -33,37 +33,9 @@ interface WasmExports {
   isCompressible(block: number, table: number): number;
 }
 
-/** Beside this file when built; in dist/ when this file runs from its TypeScript source. */
-const WASM_PLACES = ['./kernels.wasm', '../../dist/src/kernels/kernels.wasm'];
-
-let compiled: WebAssembly.Module | null | undefined;
-
-/** The compiled module, or null where there is none. Looked for once. */
-function wasmModule(): WebAssembly.Module | null {
-  if (compiled === undefined) {
-    compiled = null;
-    for (const place of WASM_PLACES) {
-      const bytes = readIfThere(new URL(place, import.meta.url));
-      if (bytes === null) continue;
-      compiled = new WebAssembly.Module(bytes);
-      break;
-    }
-  }
-  return compiled;
-}
-
-function readIfThere(url: URL): Uint8Array<ArrayBuffer> | null {
-  try {
-    return new Uint8Array(readFileSync(url));
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return null;
-    throw error;
-  }
-}
-
 /** The fastest kernels there are for this arena. Each thread has a number of its own. */
 export function createKernels(arena: Arena, thread = 0): Kernels {
-  const module = wasmModule();
+  const module = wasmModule('kernels');
   return module === null ? referenceKernels(arena) : wasmKernels(arena, module, thread);
 }
 

@@ -4,8 +4,9 @@
  */
 declare namespace WebAssembly {
   class Memory {
-    constructor(limits: { initial: number; maximum: number; shared: boolean });
-    readonly buffer: SharedArrayBuffer;
+    constructor(limits: { initial: number; maximum: number; shared?: boolean });
+    /** A `SharedArrayBuffer` where the memory is shared. */
+    readonly buffer: ArrayBufferLike;
   }
   class Module {
     constructor(bytes: Uint8Array<ArrayBuffer>);
