@@ -6,11 +6,13 @@
  * - Whatever the new mappings name is on the device (written, maybe not yet flushed) before.
  * - Within a step each mapping's entry is appended, its increment precedes its decrement, then its
  *   map entry changes; no commit can come between.
+ * - Slabs whose counts change are scrubbed: a step waits for that before it begins.
  * - A mapping that would change nothing makes no entry (docs/COMMIT.md, rule 14).
  */
 import { assert } from '../base/assert.ts';
 import { BLOCK_MAP_ENTRIES_PER_PAGE, UNMAPPED } from '../base/constants.ts';
 import { VdoError } from '../base/errors.ts';
+import type { Slab } from '../slab-depot/slab.ts';
 import type { DataPath, Mappings } from './data-path.ts';
 
 /** Applies all of `mappings`, as many steps as it takes. A discard under a missing leaf is skipped. */
@@ -19,6 +21,7 @@ export async function applyMappings(path: DataPath, mappings: Mappings): Promise
   for (let at = 0; at < mappings.count;) {
     const { end, pages } = stepFrom(path, mappings, at);
     await blockMap.load(pages);
+    await scrubOldPlaces(path, mappings, at, end);
     await committer.reserve(end - at);
     applyStep(path, mappings, at, end);
     committer.relieve();
@@ -44,6 +47,26 @@ export function stepFrom(
     last = page;
   }
   return { end, pages: [...pages] };
+}
+
+/** Counts change only in scrubbed slabs: waits for those that the old mappings of a step lie in. */
+async function scrubOldPlaces(
+  { blockMap, depot, scrubber }: DataPath,
+  mappings: Mappings,
+  from: number,
+  end: number,
+): Promise<void> {
+  if (scrubber.isDone) return;
+  const slabs = new Set<Slab>();
+  for (let i = from; i < end; i++) {
+    const lbn = mappings.lbn[i]!;
+    const page = Math.floor(lbn / BLOCK_MAP_ENTRIES_PER_PAGE);
+    const frame = blockMap.find(page);
+    if (frame < 0) continue;
+    const pbn = blockMap.pbnAt(frame, lbn - page * BLOCK_MAP_ENTRIES_PER_PAGE);
+    if (depot.isDataBlock(pbn)) slabs.add(depot.slabOf(pbn));
+  }
+  await scrubber.need(slabs);
 }
 
 function applyStep(path: DataPath, mappings: Mappings, from: number, end: number): void {

@@ -47,6 +47,8 @@ export class Committer {
   #running: Promise<void> | null = null;
   #checkpoint: Promise<void> | null = null;
   #checkpointWanted = false;
+  /** A checkpoint is captured and writes once its epoch is committed. */
+  #captured = false;
   #captures = 0;
   flushes = 0;
 
@@ -135,6 +137,21 @@ export class Committer {
     if (wanted && this.#running === null) this.#start(false).catch(() => undefined);
   }
 
+  /** Runs `write` while no checkpoint writes, as if it were one. An error ends in read-only mode. */
+  async writeBackAlone(write: () => Promise<void>): Promise<void> {
+    while (this.#checkpoint !== null || this.#captured) {
+      this.#parts.health.check();
+      await (this.#checkpoint ?? this.#running)?.catch(() => undefined);
+    }
+    this.#parts.health.check();
+    await this.#runWriteBack(write());
+  }
+
+  /** Flushes, and fails once anything has failed. */
+  flush(): Promise<void> {
+    return this.#flush(this.#parts.storage);
+  }
+
   /** Waits for whatever runs, so that the storage can be closed. Never fails. */
   async settle(): Promise<void> {
     while (this.#running !== null || this.#checkpoint !== null) {
@@ -164,6 +181,7 @@ export class Committer {
       this.#checkpointWanted = false;
       this.#captures++;
       capture = captureCheckpoint(this.#parts);
+      this.#captured = true;
     }
     const blocks = journal.closeEpoch(publish);
     if (blocks.length > 0) {
@@ -174,18 +192,21 @@ export class Committer {
     journal.committed(blocks);
     this.#committed = epoch;
     depot.releaseHolds(epoch);
-    if (capture !== null) this.#startWriteBack(capture);
+    if (capture === null) return;
+    this.#captured = false;
+    this.#runWriteBack(writeBack(this.#parts, capture)).catch(() => undefined);
   }
 
-  #startWriteBack(capture: Capture): void {
-    this.#checkpoint = writeBack(this.#parts, capture)
+  #runWriteBack(writing: Promise<void>): Promise<void> {
+    const checkpoint = writing
       .catch((error: unknown) => {
         throw this.#parts.health.fail(error);
       })
       .finally(() => {
         this.#checkpoint = null;
       });
-    this.#checkpoint.catch(() => undefined);
+    this.#checkpoint = checkpoint;
+    return checkpoint;
   }
 
   /**

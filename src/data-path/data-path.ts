@@ -7,6 +7,7 @@ import { RECORD_NAME_SIZE } from '../base/constants.ts';
 import type { Advice, HashIndex } from '../index/hash-index.ts';
 import type { Arena } from '../kernels/arena.ts';
 import type { RecoveryJournal } from '../recovery-journal/recovery-journal.ts';
+import type { Scrubber } from '../slab-depot/scrubber.ts';
 import type { SlabDepot } from '../slab-depot/slab-depot.ts';
 import type { Storage } from '../storage/storage.ts';
 import type { ComputePool } from '../workers/pool.ts';
@@ -18,6 +19,7 @@ export interface DataPath {
   readonly storage: Storage;
   readonly blockMap: BlockMap;
   readonly depot: SlabDepot;
+  readonly scrubber: Scrubber;
   readonly journal: RecoveryJournal;
   readonly committer: Committer;
   readonly packer: Packer;

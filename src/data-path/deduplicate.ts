@@ -187,6 +187,11 @@ export class Deduplicator {
       return false;
     }
     if (this.#claims.get(pbn) >= 0) return true;
+    if (!depot.isScrubbed(pbn)) {
+      // How often it is shared already is not known yet.
+      counters.adviceStale++;
+      return false;
+    }
     const references = depot.references(pbn);
     // A block that was freed may still hold the content; taking it costs space like a new one.
     if (references === 0) {

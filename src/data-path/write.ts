@@ -52,8 +52,9 @@ export class Writer {
   async run(batch: WriteBatch): Promise<void> {
     const { counters, pool, packer } = this.#path;
     if (batch.deferred) {
+      const wanted = batch.reserved;
       batch.reserved = 0;
-      await this.#makeRoom();
+      await this.#makeRoom(wanted);
     }
     if (batch.partialRows > 0) await this.#merge(batch);
     for (let row = 0; row < batch.count; row++) packer.detach(batch.lbn[row]!);
@@ -82,10 +83,15 @@ export class Writer {
     await this.#apply();
   }
 
-  /** Gets back all space that can be had: half-filled bins, and blocks held by the open epoch. */
-  async #makeRoom(): Promise<void> {
+  /**
+   * Gets back all space that can be had: half-filled bins, blocks held by the open epoch, and, until
+   * `wanted` blocks are free, those of slabs that wait for scrubbing.
+   */
+  async #makeRoom(wanted: number): Promise<void> {
+    const { committer, scrubber } = this.#path;
     await this.drainPacker();
-    await this.#path.committer.commit();
+    await committer.commit();
+    while (!scrubber.isDone && this.#available() < wanted) await scrubber.more();
   }
 
   #available(): number {

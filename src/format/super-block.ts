@@ -33,6 +33,16 @@ export const REPLAYING = 6;
 export const REBUILD_FOR_UPGRADE = 7;
 export type VolumeState = 0 | 1 | 2 | 3 | 4 | 5 | 6 | 7;
 
+/** Whether the journal of a volume in this state is to be replayed first. */
+export function needsReplay(state: VolumeState): boolean {
+  return state === DIRTY || state === REPLAYING;
+}
+
+/** Whether a volume in this state can only be read, as it stands, until it is rebuilt. */
+export function needsRebuild(state: VolumeState): boolean {
+  return state === READ_ONLY || state === FORCE_REBUILD || state === REBUILD_FOR_UPGRADE;
+}
+
 const STATE_NAMES = [
   'dirty',
   'new',

@@ -2,9 +2,9 @@
  * Scrubbing one slab: its slab journal applied to its reference blocks, sector by sector, each from
  * its own commit point on.
  *
- * A slab whose summary entry is dirty wants this. dm-vdo leaves such slabs after a crash, and now and
- * then (seen on volumes stopped just after growing) even in a volume it closed cleanly: then all
- * counts are written already, and nothing remains to be applied.
+ * A slab whose summary entry is dirty wants this. A crash leaves such slabs, and now and then (seen on
+ * volumes stopped just after growing) dm-vdo even in a volume it closed cleanly: then all counts are
+ * written already, and nothing remains to be applied.
  *
  * Implements docs/FORMAT.md §7.2.
  */
@@ -30,6 +30,7 @@ import {
   SLAB_JOURNAL_METADATA_TYPE,
   type SlabJournalEntry,
 } from '../format/slab-journal-block.ts';
+import type { Extent } from '../storage/storage.ts';
 
 export interface ScrubInput {
   readonly slab: number;
@@ -37,9 +38,9 @@ export interface ScrubInput {
   readonly nonce: Uint8Array;
   /** The slab's reference blocks as read, or null where they hold nothing yet (load flag 0). */
   readonly references: Uint8Array | null;
-  /** The whole slab journal as read. */
+  /** The whole slab journal as read; empty where it was never used. */
   readonly journal: Uint8Array;
-  /** Sequence of the last block of the journal. */
+  /** Sequence of the last block of the journal, 0 where it was never used. */
   readonly last: number;
 }
 
@@ -48,6 +49,8 @@ export interface Scrubbed {
   /** Position of the last entry: the commit point of all counts. */
   readonly pointSequence: number;
   readonly pointIndex: number;
+  /** Per reference block: 1 where it differs from what is on disk. */
+  readonly changed: Uint8Array;
 }
 
 /** The counts with the journal applied. Fails with `Corrupt` where the journal contradicts itself. */
@@ -58,7 +61,10 @@ export function scrubSlab(input: ScrubInput): Scrubbed {
   const sectors = Math.ceil(dataBlocks / COUNTS_PER_SECTOR);
   const pointSequence = new Float64Array(sectors);
   const pointIndex = new Int32Array(sectors).fill(-1);
-  if (references !== null) loadCounts(references, counts, pointSequence, pointIndex);
+  const changed = new Uint8Array(Math.ceil(dataBlocks / COUNTS_PER_BLOCK));
+  if (references === null) changed.fill(1);
+  else loadCounts(references, counts, pointSequence, pointIndex);
+  if (last === 0) return { counts, pointSequence: 0, pointIndex: 0, changed };
   const { head } = headerOf(input, last);
   if (!(head >= 1) || head > last || last - head >= blocks) {
     throw corrupt(input, `its journal has head ${head} and last block ${last}`);
@@ -74,25 +80,23 @@ export function scrubSlab(input: ScrubInput): Scrubbed {
       const point = pointSequence[sector]!;
       if (sequence < point || (sequence === point && index <= pointIndex[sector]!)) continue;
       applyEntry(input, counts, entry);
+      changed[Math.floor(entry.sbn / COUNTS_PER_BLOCK)] = 1;
     }
   }
-  return { counts, pointSequence: last, pointIndex: Math.max(0, entries - 1) };
+  return { counts, pointSequence: last, pointIndex: Math.max(0, entries - 1), changed };
 }
 
-/** The reference blocks of scrubbed counts, one after another. */
-export function encodeReferences({ counts, pointSequence, pointIndex }: Scrubbed): Uint8Array {
-  const bytes = new Uint8Array(Math.ceil(counts.length / COUNTS_PER_BLOCK) * BLOCK_SIZE);
-  for (let at = 0; at < bytes.length; at += BLOCK_SIZE) {
-    const block = bytes.subarray(at, at + BLOCK_SIZE);
-    encodeReferenceBlock(
-      block,
-      counts,
-      (at / BLOCK_SIZE) * COUNTS_PER_BLOCK,
-      pointSequence,
-      pointIndex,
-    );
+/** The reference blocks that changed, for a slab whose reference blocks begin at byte `origin`. */
+export function encodeReferences(scrubbed: Scrubbed, origin: number): Extent[] {
+  const { counts, pointSequence, pointIndex, changed } = scrubbed;
+  const extents: Extent[] = [];
+  for (let block = 0; block < changed.length; block++) {
+    if (changed[block] === 0) continue;
+    const bytes = new Uint8Array(BLOCK_SIZE);
+    encodeReferenceBlock(bytes, counts, block * COUNTS_PER_BLOCK, pointSequence, pointIndex);
+    extents.push({ offset: origin + block * BLOCK_SIZE, bytes });
   }
-  return bytes;
+  return extents;
 }
 
 function loadCounts(

@@ -18,18 +18,9 @@ import {
 } from '../base/constants.ts';
 import { fullnessHint } from '../format/slab-summary.ts';
 import type { Extent } from '../storage/storage.ts';
+import { isSlabData, type DepotShape } from './shape.ts';
 import type { Slab } from './slab.ts';
 import type { SlabSummary } from './summary.ts';
-
-export interface DepotShape {
-  /** First block of slab 0. */
-  readonly firstBlock: number;
-  /** Blocks of a slab, a power of two. */
-  readonly slabBlocks: number;
-  readonly dataBlocks: number;
-  readonly referenceBlocks: number;
-  readonly journalBlocks: number;
-}
 
 /** What one checkpoint writes of the depot: copies made in one synchronous step. */
 export interface DepotCapture {
@@ -54,6 +45,7 @@ export class SlabDepot {
   #open: Slab | null = null;
   #cursor = 0;
   #allocatable = 0;
+  #unscrubbed = 0;
   referenceBlocksWritten = 0;
   slabJournalBlocksWritten = 0;
   slabsReopened = 0;
@@ -63,7 +55,10 @@ export class SlabDepot {
     this.slabs = slabs;
     this.#summary = summary;
     this.#slabBits = Math.log2(shape.slabBlocks);
-    for (const slab of slabs) this.#allocatable += slab.free;
+    for (const slab of slabs) {
+      this.#allocatable += slab.free;
+      if (!slab.scrubbed) this.#unscrubbed++;
+    }
   }
 
   get allocatable(): number {
@@ -78,16 +73,32 @@ export class SlabDepot {
     return this.slabs.length * this.shape.dataBlocks;
   }
 
-  /** Whether `pbn` is a block of a slab that can hold data (0, the zero block, is not). */
-  isDataBlock(pbn: number): boolean {
-    const offset = pbn - this.shape.firstBlock;
-    if (!(offset >= 0) || offset >= this.slabs.length * this.shape.slabBlocks) return false;
-    return offset % this.shape.slabBlocks < this.shape.dataBlocks;
+  /** Slabs whose counts are not known yet. */
+  get unscrubbedSlabs(): number {
+    return this.#unscrubbed;
   }
 
-  /** References of a data block; 0 where it is free, held or only reserved. */
+  /** Whether the counts of the slab of `pbn`, a data block, are known. */
+  isScrubbed(pbn: number): boolean {
+    return this.#unscrubbed === 0 || this.slabOf(pbn).scrubbed;
+  }
+
+  /** Takes the counts of a slab that was scrubbed: its free blocks can be allocated from now on. */
+  admit(slab: Slab, counts: Uint8Array): void {
+    assert(!slab.scrubbed, 'a slab is scrubbed once');
+    slab.adopt(counts);
+    this.#unscrubbed--;
+    this.#allocatable += slab.free;
+  }
+
+  /** Whether `pbn` is a block of a slab that can hold data (0, the zero block, is not). */
+  isDataBlock(pbn: number): boolean {
+    return isSlabData(this.shape, this.slabs.length, pbn);
+  }
+
+  /** References of a data block of a scrubbed slab; 0 where it is free, held or only reserved. */
   references(pbn: number): number {
-    const slab = this.#slabOf(pbn);
+    const slab = this.slabOf(pbn);
     const count = slab.countOf(pbn - slab.start);
     return count === PROVISIONAL_REFERENCE_COUNT ? 0 : count;
   }
@@ -112,7 +123,7 @@ export class SlabDepot {
 
   /** Gives back a block that `allocate` or `claimUnreferenced` took and nothing refers to. */
   unallocate(pbn: number): void {
-    const slab = this.#slabOf(pbn);
+    const slab = this.slabOf(pbn);
     slab.release(pbn - slab.start);
     this.#allocatable++;
   }
@@ -123,7 +134,7 @@ export class SlabDepot {
    * came of it with `unallocate` (it was `free`) or `holdAgain` (it was `held`).
    */
   claimUnreferenced(pbn: number): 'free' | 'held' | 'refused' {
-    const slab = this.#slabOf(pbn);
+    const slab = this.slabOf(pbn);
     const count = slab.countOf(pbn - slab.start);
     if (count === 0) {
       slab.reserve(pbn - slab.start);
@@ -141,7 +152,7 @@ export class SlabDepot {
 
   /** A mapping to `pbn` was journaled at the given recovery journal point. */
   increment(pbn: number, sequence: number, index: number): void {
-    const slab = this.#slabOf(pbn);
+    const slab = this.slabOf(pbn);
     const sbn = pbn - slab.start;
     if (slab.countOf(sbn) === 0) this.#allocatable--;
     slab.increment(sbn);
@@ -152,7 +163,7 @@ export class SlabDepot {
 
   /** A new block map page at `pbn` was journaled. */
   incrementBlockMap(pbn: number, sequence: number, index: number): void {
-    const slab = this.#slabOf(pbn);
+    const slab = this.slabOf(pbn);
     const sbn = pbn - slab.start;
     slab.incrementBlockMap(sbn);
     slab.journal.append(sbn, true, true, sequence, index);
@@ -161,7 +172,7 @@ export class SlabDepot {
 
   /** A mapping to `pbn` ended, journaled in `epoch`. */
   decrement(pbn: number, sequence: number, index: number, epoch: number): void {
-    const slab = this.#slabOf(pbn);
+    const slab = this.slabOf(pbn);
     const sbn = pbn - slab.start;
     if (slab.decrement(sbn)) this.#hold(pbn, epoch);
     slab.journal.append(sbn, false, false, sequence, index);
@@ -181,7 +192,7 @@ export class SlabDepot {
     for (const pbn of freed) {
       if (this.#holds.get(pbn) !== epoch) continue;
       this.#holds.delete(pbn);
-      const slab = this.#slabOf(pbn);
+      const slab = this.slabOf(pbn);
       slab.release(pbn - slab.start);
       this.#allocatable++;
     }
@@ -271,7 +282,8 @@ export class SlabDepot {
     this.#filling.add(slab);
   }
 
-  #slabOf(pbn: number): Slab {
+  /** The slab of a data block. */
+  slabOf(pbn: number): Slab {
     const slab = this.slabs[Math.floor((pbn - this.shape.firstBlock) / this.shape.slabBlocks)];
     assert(slab !== undefined && pbn - slab.start < slab.dataBlocks, `block ${pbn} is in no slab`);
     return slab;

@@ -6,7 +6,8 @@
  * - A count in memory is 0 (free, may be allocated), 1 … 254 references, or 255: allocated and not yet
  *   referenced, or freed and still held (the durable block map may name it). 255 never reaches the
  *   disk: reference blocks carry 0 for it.
- * - Counts of a slab that was never used are not resident.
+ * - Counts of a slab that was never used are not resident, nor those of one that waits for scrubbing,
+ *   which has no free block until then.
  * - `free` is the number of counts that are 0.
  *
  * Implements docs/FORMAT.md §6.2 and §6.3.
@@ -36,6 +37,8 @@ export class Slab {
   loaded: boolean;
   /** Whether the slab was ever allocated from. */
   opened: boolean;
+  /** Whether the counts in memory are right. Until then nothing of the slab may change. */
+  scrubbed: boolean;
   #counts: Uint8Array | null = null;
   #dirty: Uint8Array | null = null;
   #dirtyBlocks = 0;
@@ -47,6 +50,8 @@ export class Slab {
     referenceBlocks: number;
     journal: SlabJournal;
     loaded: boolean;
+    /** Not yet, for a slab whose counts `adopt` will bring; default true. */
+    scrubbed?: boolean;
   }) {
     this.number = options.number;
     this.start = options.start;
@@ -55,14 +60,15 @@ export class Slab {
     this.journal = options.journal;
     this.loaded = options.loaded;
     this.opened = options.loaded;
-    this.free = options.dataBlocks;
+    this.scrubbed = options.scrubbed ?? true;
+    this.free = this.scrubbed ? options.dataBlocks : 0;
   }
 
   get dirtyBlocks(): number {
     return this.#dirtyBlocks;
   }
 
-  /** Takes the counts read from disk; provisional ones become free. */
+  /** Takes the counts read from disk, or scrubbed; provisional ones become free. */
   adopt(counts: Uint8Array): void {
     assert(counts.length === this.dataBlocks);
     let free = 0;
@@ -75,9 +81,11 @@ export class Slab {
     this.#counts = counts;
     this.free = free;
     this.used = used;
+    this.scrubbed = true;
   }
 
   countOf(sbn: number): number {
+    assert(this.scrubbed, 'counts of a slab are read once it is scrubbed');
     return this.#counts === null ? 0 : this.#counts[sbn]!;
   }
 
@@ -169,6 +177,7 @@ export class Slab {
   }
 
   #resident(): Uint8Array {
+    assert(this.scrubbed, 'counts of a slab change once it is scrubbed');
     this.#counts ??= new Uint8Array(this.dataBlocks);
     this.#dirty ??= new Uint8Array(this.referenceBlocks);
     return this.#counts;

@@ -1,10 +1,13 @@
 /**
- * Opens a volume: labels, depot, map, journal, index, and the engine over them.
+ * Opens a volume: labels, recovery where it is due, depot, map, journal, index, and the engine over
+ * them.
  *
- * A writable open writes all 16 copies of the slab summary, then the super block as DIRTY; from then
- * on a crash is recovered from the journal. A read-only open writes nothing.
+ * - A writable open replays the journal of a volume that was not closed; otherwise it writes all 16
+ *   copies of the slab summary, then the super block as DIRTY. From then on a crash is recovered from
+ *   the journal. Counts of slabs that a crash left behind are rebuilt beside the running volume.
+ * - A read-only open writes nothing: recovery works on a layer of memory over the storage.
  *
- * Implements docs/FORMAT.md §7.1.
+ * Implements docs/FORMAT.md §7.1 and §7.3.
  */
 import { BLOCK_SIZE, MAX_VIOS } from '../base/constants.ts';
 import { VdoError } from '../base/errors.ts';
@@ -14,15 +17,26 @@ import { Counters, type DataPath } from '../data-path/data-path.ts';
 import { Engine } from '../data-path/engine.ts';
 import { Health } from '../data-path/health.ts';
 import { Packer } from '../data-path/packer.ts';
-import { CLEAN, DIRTY, encodeSuperBlock, NEW, stateName } from '../format/super-block.ts';
+import {
+  DIRTY,
+  encodeSuperBlock,
+  needsRebuild,
+  needsReplay,
+  READ_ONLY,
+  stateName,
+  type SuperBlock,
+} from '../format/super-block.ts';
 import type { HashIndex } from '../index/hash-index.ts';
 import { openLevelIndex } from '../index/level-index.ts';
 import { createMemoryIndex } from '../index/memory-index.ts';
 import { createNullIndex } from '../index/null-index.ts';
 import { Arena } from '../kernels/arena.ts';
 import { RecoveryJournal } from '../recovery-journal/recovery-journal.ts';
+import { recover, recoverInMemory, type RecoveryReport } from '../repair/recover.ts';
+import { Scrubber } from '../slab-depot/scrubber.ts';
 import { lockFile, type FileLock } from '../storage/file-lock.ts';
 import { openFileStorage } from '../storage/file-storage.ts';
+import { OverlayStorage } from '../storage/overlay-storage.ts';
 import { ShiftedStorage } from '../storage/shifted-storage.ts';
 import type { Storage } from '../storage/storage.ts';
 import { createPool, defaultWorkers } from '../workers/pool.ts';
@@ -59,8 +73,9 @@ const MIN_SLAB_JOURNAL_BLOCKS = 3;
 const MIN_RECOVERY_JOURNAL_BLOCKS = 2;
 
 /**
- * Opens the volume in a file or block device. Fails with `NotVdo`, `Busy`, `RecoveryNeeded`, `Corrupt`,
- * `ChecksumMismatch`, `UnsupportedVersion`, `Truncated`, `Io`; then nothing was written.
+ * Opens the volume in a file or block device, recovering it first where it was not closed. Fails with
+ * `NotVdo`, `Busy`, `ChecksumMismatch`, `UnsupportedVersion`, `Truncated`, `ReadOnly` and
+ * `RecoveryNeeded` (it wants a rebuild), and nothing was written; or with `Corrupt` and `Io`.
  */
 export async function openVolume(path: string, options: OpenOptions = {}): Promise<Volume> {
   const readOnly = options.readOnly ?? false;
@@ -95,28 +110,32 @@ async function open(
   { path, lock }: { path: string | null; lock: FileLock | null },
 ): Promise<Volume> {
   const readOnly = options.readOnly ?? device.readOnly;
-  const labels = await readLabels(device);
-  checkState(labels, readOnly);
-  const { geometry } = labels;
-  const storage =
+  const labelsFound = await readLabels(device);
+  const { geometry } = labelsFound;
+  checkState(labelsFound, readOnly);
+  const shifted =
     geometry.bioOffset === 0
       ? device
       : new ShiftedStorage(device, -geometry.bioOffset * BLOCK_SIZE);
-  const loaded = await loadDepot(storage, labels.superBlock);
+  const { storage, superBlock, ...found } = await ready(shifted, labelsFound, readOnly);
+  const labels = { geometry, superBlock };
+  const loaded = await loadDepot(storage, superBlock);
   const parts = await assemble(storage, labels, loaded, options, path, readOnly);
   try {
-    if (!readOnly) await markDirty(storage, labels, loaded);
+    if (!readOnly && found.recovery === null) await markDirty(storage, labels, loaded);
   } catch (error) {
     await parts.index.close();
     await parts.pool.close();
     throw error;
   }
+  if (!found.asItStands) parts.scrubber.start();
   return new Volume({
     storage,
     labels,
     path: parts,
     engine: new Engine(parts, readOnly ? 0 : (options.commitIntervalMs ?? 1000)),
     readOnly,
+    ...found,
     release: async () => {
       await storage.close();
       await lock?.release();
@@ -125,23 +144,23 @@ async function open(
 }
 
 function checkState({ superBlock }: Labels, readOnly: boolean): void {
+  if (readOnly) return;
   const { state, slabJournalBlocks } = superBlock;
   const journalBlocks = superBlock.partitions.recoveryJournal.count;
-  if (state !== CLEAN && state !== NEW) {
+  if (needsRebuild(state)) {
     throw new VdoError(
-      'RecoveryNeeded',
-      `the volume is ${stateName(state)}: it was not closed cleanly, and this version cannot recover it yet ` +
-        '(starting it once with the kernel does)',
+      state === READ_ONLY ? 'ReadOnly' : 'RecoveryNeeded',
+      `the volume is ${stateName(state)}: it can be opened read-only, and written again after uvdo rebuild`,
       { state: stateName(state) },
     );
   }
-  if (!readOnly && journalBlocks < MIN_RECOVERY_JOURNAL_BLOCKS) {
+  if (journalBlocks < MIN_RECOVERY_JOURNAL_BLOCKS) {
     throw new VdoError(
       'ReadOnly',
       `a recovery journal of ${journalBlocks} blocks is too short to write with: open it read-only`,
     );
   }
-  if (!readOnly && slabJournalBlocks < MIN_SLAB_JOURNAL_BLOCKS) {
+  if (slabJournalBlocks < MIN_SLAB_JOURNAL_BLOCKS) {
     throw new VdoError(
       'ReadOnly',
       `slab journals of ${slabJournalBlocks} blocks are too short to write with: open it read-only`,
@@ -149,13 +168,55 @@ function checkState({ superBlock }: Labels, readOnly: boolean): void {
   }
 }
 
-/** Summary copies first, then the state: whatever happens now, a recovery finds its way. */
-async function markDirty(storage: Storage, labels: Labels, loaded: LoadedDepot): Promise<void> {
-  const { summary, scrubbed } = loaded;
-  if (scrubbed.length > 0) {
-    await storage.write(scrubbed);
-    await storage.flush();
+interface Ready {
+  readonly storage: Storage;
+  readonly superBlock: SuperBlock;
+  readonly recovery: RecoveryReport | null;
+  readonly notice: string | null;
+  /** Journals do not count: what pages and counts say may be old. */
+  readonly asItStands: boolean;
+}
+
+/** Makes the volume one that can be loaded: on the storage itself, or read-only on a layer over it. */
+async function ready(
+  device: Storage,
+  { geometry, superBlock }: Labels,
+  readOnly: boolean,
+): Promise<Ready> {
+  const { state } = superBlock;
+  const superBlockAt = geometry.dataStart * BLOCK_SIZE;
+  const asItIs = (notice: string | null): Ready => {
+    const storage = readOnly ? new OverlayStorage(device) : device;
+    return { storage, superBlock, recovery: null, notice, asItStands: notice !== null };
+  };
+  if (needsRebuild(state)) {
+    return asItIs(
+      `the volume is ${stateName(state)}: read as it stands, parts may be old or missing`,
+    );
   }
+  if (!needsReplay(state)) return asItIs(null);
+  if (!readOnly) {
+    const { superBlock: recovered, report } = await recover(device, superBlock, superBlockAt);
+    const notice = `the volume was not closed: recovered, ${report.entries} journal entries replayed`;
+    return { storage: device, superBlock: recovered, recovery: report, notice, asItStands: false };
+  }
+  try {
+    const inMemory = await recoverInMemory(device, superBlock, superBlockAt);
+    const { storage, superBlock: recovered, report } = inMemory;
+    const notice = `the volume was not closed: ${report.entries} journal entries replayed in memory, nothing written`;
+    return { storage, superBlock: recovered, recovery: report, notice, asItStands: false };
+  } catch (error) {
+    if (!(error instanceof VdoError) || error.code !== 'Corrupt') throw error;
+    return asItIs(`${error.message}: read as it stands, parts may be old or missing`);
+  }
+}
+
+/** Summary copies first, then the state: whatever happens now, a recovery finds its way. */
+async function markDirty(
+  storage: Storage,
+  labels: Labels,
+  { summary }: LoadedDepot,
+): Promise<void> {
   await storage.write(summary.allCopies());
   await storage.flush();
   const superBlock = { ...labels.superBlock, state: DIRTY, zoneCount: 1 } as const;
@@ -167,7 +228,7 @@ async function markDirty(storage: Storage, labels: Labels, loaded: LoadedDepot):
 async function assemble(
   storage: Storage,
   labels: Labels,
-  { depot }: LoadedDepot,
+  { depot, summary }: LoadedDepot,
   options: OpenOptions,
   path: string | null,
   readOnly: boolean,
@@ -198,6 +259,15 @@ async function assemble(
     heldBlocks: Math.max(64, Math.min(65536, Math.floor(depot.dataBlocks / 8))),
   };
   const committer = new Committer({ storage, journal, depot, blockMap, health, limits });
+  const scrubber = new Scrubber({
+    storage,
+    depot,
+    summary,
+    nonce,
+    writeBack: (write) => committer.writeBackAlone(write),
+    flush: () => committer.flush(),
+    fail: (error) => health.fail(error),
+  });
   const batchBlocks = Math.min(MAX_VIOS, Math.max(1, options.batchBlocks ?? MAX_VIOS));
   const stepEntries = Math.max(1, Math.min(batchBlocks, Math.floor(committer.maxReservation / 4)));
   const stepPages = Math.max(1, Math.min(stepEntries, Math.floor(cachePages / 4)));
@@ -207,6 +277,7 @@ async function assemble(
     storage,
     blockMap,
     depot,
+    scrubber,
     journal,
     committer,
     packer: new Packer(Math.max(1, options.packerBins ?? DEFAULT_PACKER_BINS)),

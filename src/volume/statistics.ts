@@ -3,7 +3,7 @@
  * savings they add up to and the capacities that were fixed at open.
  */
 import { BLOCK_SIZE } from '../base/constants.ts';
-import type { SuperBlock } from '../format/super-block.ts';
+import { needsRebuild, type SuperBlock } from '../format/super-block.ts';
 import type { DataPath } from '../data-path/data-path.ts';
 
 export interface Savings {
@@ -32,7 +32,8 @@ export function savingsOf(logicalUsed: number, dataBlocksUsed: number): Savings 
 export function statisticsOf(path: DataPath, superBlock: SuperBlock): Statistics {
   const { depot, journal, packer, counters } = path;
   const treePages = journal.blockMapDataBlocks;
-  const allocated = depot.dataBlocks - depot.allocatable - depot.heldBlocks;
+  const known = depot.dataBlocks - depot.unscrubbedSlabs * depot.shape.dataBlocks;
+  const allocated = known - depot.allocatable - depot.heldBlocks;
   const dataBlocksUsed = Math.max(0, allocated - treePages);
   return {
     version: 36,
@@ -45,9 +46,7 @@ export function statisticsOf(path: DataPath, superBlock: SuperBlock): Statistics
     blockSize: BLOCK_SIZE,
     completeRecoveries: superBlock.completeRecoveries,
     readOnlyRecoveries: superBlock.readOnlyRecoveries,
-    mode: path.health.failure === null ? 'normal' : 'read-only',
-    inRecoveryMode: 0,
-    recoveryPercentage: 100,
+    ...modeOf(path, superBlock),
     packer: {
       compressedFragmentsWritten: counters.compressedFragments,
       compressedBlocksWritten: counters.compressedBlocks,
@@ -67,6 +66,18 @@ export function statisticsOf(path: DataPath, superBlock: SuperBlock): Statistics
     },
     ...ownStatistics(path),
     savings: savingsOf(journal.logicalBlocksUsed, dataBlocksUsed),
+  };
+}
+
+/** Mode, and how far scrubbing is: until it is done, blocks of other slabs are not counted. */
+function modeOf({ health, depot, scrubber }: DataPath, { state }: SuperBlock): Statistics {
+  const isReadOnly = health.failure !== null || needsRebuild(state);
+  const isRecovering = !isReadOnly && !scrubber.isDone;
+  const slabs = depot.slabs.length;
+  return {
+    mode: isReadOnly ? 'read-only' : isRecovering ? 'recovering' : 'normal',
+    inRecoveryMode: isRecovering ? 1 : 0,
+    recoveryPercentage: Math.floor(((slabs - depot.unscrubbedSlabs) * 100) / slabs),
   };
 }
 

@@ -17,6 +17,7 @@ import type {
   WriteOptions,
 } from '../device/block-device.ts';
 import { CLEAN, encodeSuperBlock, type SuperBlock } from '../format/super-block.ts';
+import type { RecoveryReport } from '../repair/recover.ts';
 import type { Storage } from '../storage/storage.ts';
 import { findExtents } from './extents.ts';
 import type { Labels } from './labels.ts';
@@ -32,6 +33,12 @@ export interface VolumeParts {
   readonly path: DataPath;
   readonly engine: Engine;
   readonly readOnly: boolean;
+  /** What recovery did at open, or null where none was due. */
+  readonly recovery: RecoveryReport | null;
+  /** What the user should hear about the state that the volume was in, or null. */
+  readonly notice: string | null;
+  /** The volume is read as it stands: it wants a rebuild, or its journal cannot be replayed. */
+  readonly asItStands: boolean;
   /** Gives back what the opener holds: locks, files. */
   readonly release: () => Promise<void>;
 }
@@ -54,6 +61,32 @@ export class Volume implements BlockDevice {
   /** Why the volume went read-only by itself, or null. */
   get failure(): VdoError | null {
     return this.#parts.path.health.failure;
+  }
+
+  /** What the user should hear about the state that the volume was found in, or null. */
+  get notice(): string | null {
+    return this.#parts.notice;
+  }
+
+  /** Slabs whose counts were to be rebuilt at open, how many are, and the same in bytes of metadata. */
+  scrubProgress(): { slabs: number; scrubbed: number; totalBytes: number; bytes: number } {
+    const { slabs, scrubbedSlabs: scrubbed, bytesEach } = this.#parts.path.scrubber;
+    return { slabs, scrubbed, totalBytes: slabs * bytesEach, bytes: scrubbed * bytesEach };
+  }
+
+  /** What recovery did at open, or null where none was due. */
+  get recovery(): RecoveryReport | null {
+    return this.#parts.recovery;
+  }
+
+  /** Whether the volume is read as it stands: it wants a rebuild, or its journal cannot be replayed. */
+  get asItStands(): boolean {
+    return this.#parts.asItStands;
+  }
+
+  /** Resolves when the counts of every slab are rebuilt; at once unless there was a crash. */
+  scrubbed(): Promise<void> {
+    return this.#parts.path.scrubber.all();
   }
 
   /** What the user should hear about the index (it began empty, it failed), or null. */
@@ -131,6 +164,7 @@ export class Volume implements BlockDevice {
       if (this.readOnly) await engine.inspect(() => Promise.resolve());
       else await this.#save(closeIndex);
     } finally {
+      await path.scrubber.stop();
       await path.committer.settle();
       await closeIndex().catch(() => undefined);
       await path.pool.close();
@@ -141,6 +175,8 @@ export class Volume implements BlockDevice {
   async #save(closeIndex: () => Promise<void>): Promise<void> {
     const { engine, path, storage } = this.#parts;
     await engine.close();
+    // CLEAN is never written over slabs that wait for scrubbing (docs/COMMIT.md, rule 13).
+    await path.scrubber.all();
     await path.committer.checkpoint();
     await closeIndex();
     await storage.write([this.#superBlockImage()]);

@@ -15,6 +15,7 @@ import { checkImage, recoverImage, Violation } from './crash-check.ts';
 import { FaultyDisk, PowerLoss, type Faults } from './disk.ts';
 import { Oracle } from './oracle.ts';
 import { Random } from './random.ts';
+import { expectSameVolume, recoverByUvdo } from './recover-by-uvdo.ts';
 
 export interface EngineStoryResult {
   crashes: number;
@@ -24,11 +25,24 @@ export interface EngineStoryResult {
   lives: number;
   /** Writes to the slab summary while running: one a checkpoint. */
   summaries: number;
+  /** Lives that began with a recovery of uvdo's own. */
+  recoveries: number;
+  /** Crashes that uvdo recovered as dm-vdo does, and how often the power went meanwhile. */
+  compared: number;
+  interrupted: number;
 }
 
 export interface EngineStoryOptions {
   /** Crashes examined at each storage operation, on average. */
   readonly crashesPerOperation?: number;
+  /** Share of these that uvdo recovers too, to be compared. */
+  readonly compared?: number;
+}
+
+/** A crash, and what dm-vdo's recovery made of it. */
+interface Crash {
+  readonly image: MemoryStorage;
+  readonly recovered: MemoryStorage;
 }
 
 interface World {
@@ -52,9 +66,15 @@ class EngineStory {
     operations: 0,
     lives: 0,
     summaries: 0,
+    recoveries: 0,
+    compared: 0,
+    interrupted: 0,
   };
   readonly #random: Random;
   readonly #crashes: number;
+  readonly #compared: number;
+  /** To be recovered by uvdo once the running life has ended. */
+  #waiting: Crash[] = [];
   readonly #oracle = new Oracle();
   readonly #busy = new Map<number, Promise<void>>();
   readonly #noise = new Map<number, Buffer>();
@@ -65,9 +85,10 @@ class EngineStory {
   #summaryAt = 0;
   #violation: unknown;
 
-  constructor(seed: number, { crashesPerOperation = 1 }: EngineStoryOptions) {
+  constructor(seed: number, { crashesPerOperation = 1, compared = 0.1 }: EngineStoryOptions) {
     this.#random = new Random(seed);
     this.#crashes = crashesPerOperation;
+    this.#compared = compared;
   }
 
   async run(): Promise<void> {
@@ -164,9 +185,25 @@ class EngineStory {
     disk.onOperation = undefined;
     disk.stopAfter = 0;
     await volume?.close().catch(() => undefined);
-    const survivor = recoverImage(crashed, random.next(), random.below(3));
+    const survivor = recoverImage(crashed.clone(), random.next(), random.below(3));
     for (const [lbn, content] of this.#check(survivor)) this.#oracle.settle(lbn, content);
-    this.#storage = survivor;
+    await this.#compare();
+    // The next life begins with uvdo's own recovery, or with a volume that dm-vdo has recovered.
+    const recovers = random.chance(0.7);
+    this.#storage = recovers ? crashed : survivor;
+    if (recovers) this.result.recoveries++;
+  }
+
+  /** Has uvdo recover the crashes that wait. */
+  async #compare(): Promise<void> {
+    const random = this.#random;
+    for (const { image, recovered } of this.#waiting.splice(0)) {
+      const interruptions = random.pick([0, 0, 1, 3]);
+      const ours = await recoverByUvdo(image, random.next(), interruptions);
+      expectSameVolume(ours.image, recovered);
+      this.result.compared++;
+      this.result.interrupted += ours.interrupted;
+    }
   }
 
   #faults(): Faults {
@@ -285,7 +322,16 @@ class EngineStory {
         this.result.crashes++;
         if (disk.unflushedWrites > 0) this.result.inFlight++;
         const interruptions = random.chance(0.1) ? random.between(1, 3) : 0;
-        this.#check(recoverImage(disk.crash(random.next()), random.next(), interruptions));
+        const image = disk.crash(random.next());
+        const compared = random.chance(this.#compared);
+        const recovered = recoverImage(
+          compared ? image.clone() : image,
+          random.next(),
+          interruptions,
+        );
+        this.#check(recovered);
+        const { state } = runNow(readLayout(), image);
+        if (compared && state === STATE.DIRTY) this.#waiting.push({ image, recovered });
       }
     } catch (error) {
       this.#violation = error;

@@ -83,6 +83,11 @@ export async function importAll(
   return { sources: placed, bytes, zeroBlocks, seconds, statistics: volume.statistics() };
 }
 
+/** Tells what state the volume was found in, where that is worth a line. */
+export function tellNotice(volume: Volume, command: string, path: string, args: Arguments): void {
+  if (volume.notice !== null && !args.quiet) remark(`uvdo ${command}: ${path}: ${volume.notice}`);
+}
+
 /** Tells what is wrong with the volume's index, if anything is: it costs space, never data. */
 export function warnOfIndex(volume: Volume, args: Arguments): void {
   if (volume.indexWarning !== null && !args.quiet) remark(`index: ${volume.indexWarning}`);

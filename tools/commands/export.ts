@@ -7,6 +7,7 @@ import type { Command } from '../cli/args.ts';
 import { printJson, printLines } from '../cli/json.ts';
 import { Progress } from '../cli/progress.ts';
 import { formatSize } from '../cli/sizes.ts';
+import { tellNotice } from '../cli/transfer.ts';
 
 export const command: Command = {
   name: 'export',
@@ -29,6 +30,7 @@ export const command: Command = {
     }
     const volume = await openVolume(path, { readOnly: true });
     try {
+      tellNotice(volume, 'export', path, args);
       const from = args.size('from') ?? 0;
       const length = args.size('length') ?? Math.max(0, volume.size - from);
       if (from + length > volume.size) {

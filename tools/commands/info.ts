@@ -54,7 +54,7 @@ function advice(state: number): string {
   const name = stateName(state);
   if (name === 'read-only') return 'it met an error and takes no writes until it is rebuilt';
   if (name === 'force-rebuild') return 'it will be rebuilt when it is next started';
-  return 'it was not closed and needs recovery, which starting it does';
+  return 'it was not closed; opening it for writing recovers it, and so does uvdo recover';
 }
 
 function describe({ geometry, superBlock }: Labels) {

@@ -17,7 +17,8 @@ export const COMMANDS: Readonly<Record<string, Loader>> = {
   stats: () => import('./stats.ts'),
   audit: () => import('./audit.ts'),
   measure: () => import('./measure.ts'),
+  recover: () => import('./recover.ts'),
 };
 
 /** Names that later versions give a meaning. */
-export const RESERVED: readonly string[] = ['grow', 'recover', 'rebuild'];
+export const RESERVED: readonly string[] = ['grow', 'rebuild'];

@@ -12,7 +12,7 @@ import { printJson, printLines, remark } from '../cli/json.ts';
 import { Log, LOG_OPTION } from '../cli/log.ts';
 import { LISTEN_OPTIONS, listenOptionsOf, writePidFile } from '../cli/serve-options.ts';
 import { formatSize } from '../cli/sizes.ts';
-import { INDEX_OPTION, indexOf, warnOfIndex } from '../cli/transfer.ts';
+import { INDEX_OPTION, indexOf, tellNotice, warnOfIndex } from '../cli/transfer.ts';
 
 const STOP_SIGNALS = ['SIGTERM', 'SIGINT', 'SIGHUP'] as const;
 
@@ -59,6 +59,7 @@ export const command: Command = {
           readOnly: args.flag('read-only'),
         });
         served.push({ name: names[i]!, path, volume });
+        tellNotice(volume, 'serve', path, args);
         warnOfIndex(volume, args);
       }
       const server = await serve(served, {

@@ -1,9 +1,10 @@
 /** `uvdo stats`: every statistic, under dm-vdo's names: from the server that has it open, or else from the file. */
 import { openVolume } from '../../src/volume/open.ts';
 import type { Statistics } from '../../src/volume/statistics.ts';
-import type { Command } from '../cli/args.ts';
+import type { Arguments, Command } from '../cli/args.ts';
 import { askControl } from '../cli/control.ts';
 import { printJson, printLines } from '../cli/json.ts';
+import { tellNotice } from '../cli/transfer.ts';
 
 export const command: Command = {
   name: 'stats',
@@ -16,15 +17,18 @@ export const command: Command = {
   async run(args) {
     const path = args.at(0);
     const statistics =
-      ((await askControl(path, 'stats')) as Statistics | undefined) ?? (await readStatistics(path));
+      ((await askControl(path, 'stats')) as Statistics | undefined) ??
+      (await readStatistics(path, args));
     if (args.json) printJson(statistics);
     else printLines(linesOf(statistics, ''));
   },
 };
 
-async function readStatistics(path: string): Promise<Statistics> {
+async function readStatistics(path: string, args: Arguments): Promise<Statistics> {
   const volume = await openVolume(path, { readOnly: true });
   try {
+    tellNotice(volume, 'stats', path, args);
+    if (!volume.asItStands) await volume.scrubbed();
     return volume.statistics();
   } finally {
     await volume.close();

@@ -123,13 +123,23 @@ test('the encoded blocks carry the counts and the last position, in every sector
     ],
   });
   const scrubbed = scrubSlab(input({ journal, last: 4, references: null }));
-  const bytes = encodeReferences(scrubbed);
-  expect(bytes.length).toBe(BLOCK_SIZE);
+  const extents = encodeReferences(scrubbed, 7 * BLOCK_SIZE);
+  expect(extents.map(({ offset }) => offset)).toEqual([7 * BLOCK_SIZE]);
+  const { bytes } = extents[0]!;
   for (let sector = 0; sector < 8; sector++) {
     expect(readCommitPoint(bytes, sector)).toEqual({ sequence: 4, index: 1 });
   }
   const again = scrubSlab(input({ journal, last: 4, references: bytes }));
   expect(again.counts).toEqual(scrubbed.counts);
+  expect(encodeReferences(again, 0), 'nothing changed').toEqual([]);
+});
+
+test('a journal that was never used changes nothing', () => {
+  const empty = { journal: new Uint8Array(0), last: 0 };
+  const old = scrubSlab(input({ ...empty, references: references({ 5: 2, 6: 255 }, 0, 0) }));
+  expect([old.counts[5], old.counts[6]]).toEqual([2, 0]);
+  expect(encodeReferences(old, 0)).toEqual([]);
+  expect(encodeReferences(scrubSlab(input({ ...empty, references: null })), 0)).toHaveLength(1);
 });
 
 test('a journal that contradicts itself is refused', () => {

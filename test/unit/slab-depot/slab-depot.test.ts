@@ -4,7 +4,8 @@ import { BLOCK_SIZE, SLAB_JOURNAL_FULL_ENTRIES } from '../../../src/base/constan
 import { decodeReferenceBlock, readCommitPoint } from '../../../src/format/reference-block.ts';
 import { readSlabJournalHeader } from '../../../src/format/slab-journal-block.ts';
 import { readSummaryEntry } from '../../../src/format/slab-summary.ts';
-import { SlabDepot, type DepotShape } from '../../../src/slab-depot/slab-depot.ts';
+import type { DepotShape } from '../../../src/slab-depot/shape.ts';
+import { SlabDepot } from '../../../src/slab-depot/slab-depot.ts';
 import { SlabJournal } from '../../../src/slab-depot/slab-journal.ts';
 import { Slab } from '../../../src/slab-depot/slab.ts';
 import { SlabSummary } from '../../../src/slab-depot/summary.ts';

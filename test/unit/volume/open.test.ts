@@ -69,13 +69,34 @@ describe('the state', () => {
     });
   });
 
-  test.for([3, 4, 5, 6, 7])('%i is refused for reading, with RecoveryNeeded', async (state) => {
+  test.for([
+    [3, 'ReadOnly'],
+    [4, 'RecoveryNeeded'],
+    [7, 'RecoveryNeeded'],
+  ] as const)('%i wants a rebuild: read as it stands, never written', async ([state, code]) => {
     const storage = await filled();
     await setState(storage, state);
-    const calls = await storage.during(() =>
-      expect(openVolumeOn(storage, READ_ONLY)).rejects.toMatchObject({ code: 'RecoveryNeeded' }),
-    );
+    const calls = await storage.during(async () => {
+      await expect(openVolumeOn(storage, QUIET)).rejects.toMatchObject({ code });
+      const volume = await openVolumeOn(storage, READ_ONLY);
+      await expectBlock(volume, 812, noise(5));
+      expect(volume.notice).toMatch(/as it stands/);
+      expect(volume.statistics()['mode']).toBe('read-only');
+      await volume.close();
+    });
     expect(calls.filter(({ kind }) => kind !== 'read')).toEqual([]);
+  });
+
+  test('5 goes on with scrubbing, without a replay and without a recovery counted', async () => {
+    const storage = await filled();
+    await setState(storage, 5);
+    const volume = await openVolumeOn(storage, QUIET);
+    await expectBlock(volume, 812, noise(5));
+    await closeAndAudit(volume, storage);
+    expect((await readLabels(storage)).superBlock).toMatchObject({
+      state: CLEAN,
+      completeRecoveries: 0,
+    });
   });
 
   test('goes on counting from run to run', async () => {
