@@ -13,7 +13,6 @@ import { openLevelIndex } from '../src/index/level-index.ts';
 import { createMemoryIndex } from '../src/index/memory-index.ts';
 import { Arena } from '../src/kernels/arena.ts';
 import { referenceKernels } from '../src/kernels/kernels.ts';
-import { decompressBlock } from '../src/kernels/lz4.ts';
 import { createPool, defaultWorkers, type ComputePool } from '../src/workers/pool.ts';
 import { compressibleFill, programFill, Random, randomFill, textFill } from './data.ts';
 import type { Row } from './table.ts';
@@ -72,6 +71,8 @@ const SAMPLES: readonly [name: string, fill: (bytes: Uint8Array) => void][] = [
 function* hashTasks(arena: Arena, inline: ComputePool, threads: ComputePool): Iterable<Task> {
   const { kernels } = inline;
   const block = { count: ROWS, bytes: BLOCK };
+  const blocks = arena.blocks.byteOffset;
+  const verify = arena.verify.byteOffset;
   randomFill(arena.blocks, 1);
   arena.verify.set(arena.blocks);
   yield { name: `hash (${kernels.kind})`, ...block, work: () => kernels.hash(0, ROWS) };
@@ -91,7 +92,8 @@ function* hashTasks(arena: Arena, inline: ComputePool, threads: ComputePool): It
     ...block,
     work: () => {
       for (let row = 0; row < ROWS; row++) {
-        if (!kernels.equalsVerify(row, row)) throw new Error('equal blocks differ');
+        if (!kernels.equal(blocks + row * BLOCK, verify + row * BLOCK))
+          throw new Error('equal blocks differ');
       }
     },
   };
@@ -112,10 +114,6 @@ async function lz4Rows(
     fill(arena.blocks);
     await inline.compress(all, ROWS);
     const sizes = Array.from(arena.fragmentSizes);
-    const probe = (): void => {
-      for (let row = 0; row < ROWS; row++) inline.kernels.isCompressible(row);
-    };
-    rows.push(await measure({ ...block, name: `LZ4 probe ${name}`, work: probe }, milliseconds));
     const stored = sizes.reduce((sum, size) => sum + (size === 0 ? BLOCK : size), 0);
     const remark = `ratio ${((ROWS * BLOCK) / stored).toFixed(2)}`;
     const compress = { ...block, name: `LZ4 compress ${name}`, remark };
@@ -130,15 +128,13 @@ async function lz4Rows(
     }
     const packed = sizes.flatMap((size, row) => (size === 0 ? [] : [row]));
     if (packed.length === 0) continue;
-    const work = async (): Promise<void> => {
-      for (let i = 0; i < packed.length; i++) {
-        const at = packed[i]! * BLOCK;
-        const fragment = arena.fragments.subarray(at, at + sizes[packed[i]!]!);
-        if (!decompressBlock(fragment, arena.verify.subarray(at, at + BLOCK))) {
+    const { decompress } = inline.kernels;
+    const fragments = arena.fragments.byteOffset;
+    const work = (): void => {
+      for (const row of packed) {
+        if (!decompress(fragments + row * BLOCK, sizes[row]!, arena.expanded.byteOffset)) {
           throw new Error('a fragment does not come back');
         }
-        // As a reader does between batches: lz4-napi gets its memory back.
-        if (i % 64 === 63) await new Promise((resolve) => setImmediate(resolve));
       }
     };
     const task = { name: `LZ4 decompress ${name}`, count: packed.length, bytes: BLOCK, work };

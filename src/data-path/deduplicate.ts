@@ -24,7 +24,6 @@ import { NumberMap } from '../base/number-map.ts';
 import type { Extent } from '../storage/storage.ts';
 import { Fate, type WriteBatch } from './batch.ts';
 import { NamedLocations, type DataPath } from './data-path.ts';
-import { expandSlot } from './read.ts';
 
 const NONE = -1;
 const HIGHEST_STATE = COMPRESSED_BASE + COMPRESSION_SLOTS - 1;
@@ -39,9 +38,11 @@ export class Deduplicator {
   #revivedHeld: number[] = [];
   readonly #queries: NamedLocations;
   readonly #queryRow: Int32Array;
-  readonly #blocks: Buffer;
   readonly #verify: Buffer;
-  readonly #expanded = Buffer.alloc(BLOCK_SIZE);
+  // Addresses in the arena.
+  readonly #blocksAt: number;
+  readonly #verifyAt: number;
+  readonly #expandedAt: number;
 
   constructor(path: DataPath) {
     const { arena, batchBlocks } = path;
@@ -50,8 +51,10 @@ export class Deduplicator {
     this.#claims = new NumberMap(batchBlocks);
     this.#queries = new NamedLocations(batchBlocks);
     this.#queryRow = new Int32Array(batchBlocks);
-    this.#blocks = asBuffer(arena.blocks);
     this.#verify = asBuffer(arena.verify);
+    this.#blocksAt = arena.blocks.byteOffset;
+    this.#verifyAt = arena.verify.byteOffset;
+    this.#expandedAt = arena.expanded.byteOffset;
   }
 
   /** Decides the fate of every row whose block is hashed; rows left `Unique` are to be stored. */
@@ -88,7 +91,7 @@ export class Deduplicator {
       if (found < 0) {
         this.#names.add(at);
         batch.named[row] = 1;
-      } else if (this.#equals(at, this.#blocks, found * BLOCK_SIZE)) {
+      } else if (this.#equals(at, this.#blocksAt + found * BLOCK_SIZE)) {
         this.#follow(batch, row, found - batch.base);
         counters.concurrentMatches++;
       } else counters.concurrentCollisions++;
@@ -110,8 +113,8 @@ export class Deduplicator {
       const at = batch.base + row;
       const fragment = packer.findName(arena.names, at * RECORD_NAME_SIZE);
       if (fragment < 0) continue;
-      packer.read(fragment, this.#expanded);
-      if (!this.#equals(at, this.#expanded, 0)) continue;
+      packer.expand(fragment);
+      if (!this.#equals(at, this.#expandedAt)) continue;
       counters.duplicateBlocks += this.#share(batch, row, (member) => {
         if (!packer.join(fragment, batch.lbn[member]!)) return false;
         batch.fate[member] = Fate.Waiting;
@@ -288,16 +291,15 @@ export class Deduplicator {
   }
 
   #matches(row: number, place: number, state: number): boolean {
-    const at = place * BLOCK_SIZE;
-    if (state === UNCOMPRESSED) return this.#equals(row, this.#verify, at);
-    const block = this.#verify.subarray(at, at + BLOCK_SIZE);
-    if (!expandSlot(block, state - COMPRESSED_BASE, this.#expanded)) return false;
-    return this.#equals(row, this.#expanded, 0);
+    const block = this.#verifyAt + place * BLOCK_SIZE;
+    if (state === UNCOMPRESSED) return this.#equals(row, block);
+    const { kernels } = this.#path.pool;
+    if (!kernels.expand(block, state - COMPRESSED_BASE, this.#expandedAt)) return false;
+    return this.#equals(row, this.#expandedAt);
   }
 
-  /** Whether a row of the arena holds the 4096 bytes at `at` of `other`. */
-  #equals(row: number, other: Buffer, at: number): boolean {
-    const from = row * BLOCK_SIZE;
-    return this.#blocks.compare(other, at, at + BLOCK_SIZE, from, from + BLOCK_SIZE) === 0;
+  /** Whether a row of the arena holds the 4096 bytes at an address. */
+  #equals(row: number, address: number): boolean {
+    return this.#path.pool.kernels.equal(this.#blocksAt + row * BLOCK_SIZE, address);
   }
 }

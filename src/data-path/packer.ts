@@ -4,26 +4,33 @@
  * Invariants:
  * - A fragment waits with the logical blocks that were acknowledged with its content (waiters); it is
  *   not in the block map yet. Reads and overwrites of those blocks come here first.
+ * - A bin is the compressed block that it will be: its fragments lie in the arena back to back, in the
+ *   order of their slots, behind the room for the header.
  * - References to one bin's fragments never exceed 254 together (docs/COMMIT.md, rule 12).
  * - Every fragment may still need a block of its own: the free space it was acknowledged against stays
  *   reserved (`fragmentCount` blocks) until it leaves.
  * - A bin that is written with one fragment gives an uncompressed block.
+ * - The cost of a fragment does not depend on the number of bins.
  *
  * The source of a fragment is not kept: who needs it decompresses.
  *
  * Implements docs/FORMAT.md §4, and dm-vdo's choice of bins with more of them.
  */
 import { assert } from '../base/assert.ts';
-import { asBuffer } from '../base/bytes.ts';
+import { asBuffer, getU16, getU32 } from '../base/bytes.ts';
 import {
   BLOCK_SIZE,
   COMPRESSED_BLOCK_DATA_SIZE,
+  COMPRESSED_BLOCK_HEADER_SIZE,
   COMPRESSION_SLOTS,
   MAXIMUM_REFERENCE_COUNT,
   RECORD_NAME_SIZE,
 } from '../base/constants.ts';
+import { FitList } from '../base/fit-list.ts';
 import { NumberMap } from '../base/number-map.ts';
-import { decompressBlock } from '../kernels/lz4.ts';
+import { sealCompressedBlock } from '../format/compressed-block.ts';
+import type { Arena } from '../kernels/arena.ts';
+import type { Kernels } from '../kernels/kernels.ts';
 
 const NONE = -1;
 
@@ -31,21 +38,30 @@ const NONE = -1;
 const EXTRA_WAITERS = 4096;
 
 /** A bin on its way out: `fragments[k]` goes to slot k. Valid during the call that receives it. */
-export type EmitBin = (fragments: readonly number[]) => void;
+export type EmitBin = (fragments: readonly number[], bin: number) => void;
 
 export class Packer {
   readonly bins: number;
+  readonly #kernels: Kernels;
   readonly #capacity: number;
-  /** Bytes left in each bin, 4060 when empty. */
+  readonly #sourceBytes: Buffer;
+  readonly #sourceNames: Buffer;
+  readonly #bytes: Buffer;
+  readonly #address: number;
+  readonly #expanded: Buffer;
+  // Bins.
   readonly #free: Int32Array;
+  readonly #byFree: FitList;
   readonly #references: Int32Array;
   readonly #bornAt: Float64Array;
   readonly #members: number[][];
+  readonly #sizes: number[] = [];
   // Fragments, by row.
-  readonly #bytes: Buffer;
   readonly #names: Buffer;
   readonly #size: Int32Array;
   readonly #bin: Int32Array;
+  /** Where it begins, in the bytes of all bins. */
+  readonly #at: Int32Array;
   readonly #firstWaiter: Int32Array;
   readonly #spareFragments: number[] = [];
   // Waiters, by row.
@@ -58,19 +74,30 @@ export class Packer {
   #fragmentCount = 0;
   #now = 0;
 
-  constructor(bins: number) {
+  /** As many bins as the arena has. */
+  constructor(arena: Arena, kernels: Kernels) {
+    const bins = arena.binCount;
+    assert(bins > 0, 'bins of a packer');
     this.bins = bins;
+    this.#kernels = kernels;
+    this.#sourceBytes = asBuffer(arena.fragments);
+    this.#sourceNames = asBuffer(arena.names);
+    this.#bytes = asBuffer(arena.bins);
+    this.#address = arena.bins.byteOffset;
+    this.#expanded = asBuffer(arena.expanded);
     const capacity = bins * COMPRESSION_SLOTS;
     const waiters = capacity + EXTRA_WAITERS;
     this.#capacity = capacity;
     this.#free = new Int32Array(bins).fill(COMPRESSED_BLOCK_DATA_SIZE);
+    this.#byFree = new FitList(bins, COMPRESSED_BLOCK_DATA_SIZE);
+    for (let bin = bins - 1; bin >= 0; bin--) this.#byFree.set(bin, COMPRESSED_BLOCK_DATA_SIZE);
     this.#references = new Int32Array(bins);
     this.#bornAt = new Float64Array(bins);
     this.#members = Array.from({ length: bins }, () => []);
-    this.#bytes = asBuffer(new Uint8Array(capacity * BLOCK_SIZE));
     this.#names = asBuffer(new Uint8Array(capacity * RECORD_NAME_SIZE));
     this.#size = new Int32Array(capacity);
     this.#bin = new Int32Array(capacity);
+    this.#at = new Int32Array(capacity);
     this.#firstWaiter = new Int32Array(capacity);
     for (let row = capacity - 1; row >= 0; row--) this.#spareFragments.push(row);
     this.#waiterLbn = new Float64Array(waiters);
@@ -102,14 +129,22 @@ export class Packer {
     return this.#byName.get(nameKey(names, at));
   }
 
-  /** Expands a fragment into 4096 bytes. */
-  read(fragment: number, into: Uint8Array): void {
-    const ok = decompressBlock(this.fragmentBytes(fragment), into);
+  /** Expands a fragment into the arena's `expanded` block. */
+  expand(fragment: number): void {
+    const source = this.#address + this.#at[fragment]!;
+    const into = this.#expanded.byteOffset;
+    const ok = this.#kernels.decompress(source, this.#size[fragment]!, into);
     assert(ok, 'a fragment made here expands');
   }
 
+  /** Expands a fragment to `at` of `into`, by way of `expanded`. */
+  read(fragment: number, into: Uint8Array, at: number): void {
+    this.expand(fragment);
+    into.set(this.#expanded, at);
+  }
+
   fragmentBytes(fragment: number): Uint8Array {
-    const at = fragment * BLOCK_SIZE;
+    const at = this.#at[fragment]!;
     return this.#bytes.subarray(at, at + this.#size[fragment]!);
   }
 
@@ -119,44 +154,56 @@ export class Packer {
     this.#names.copy(names, at, from, from + RECORD_NAME_SIZE);
   }
 
-  /** Calls `visit` for each logical block that waits with `fragment`. */
-  eachWaiter(fragment: number, visit: (lbn: number) => void): void {
-    for (let w = this.#firstWaiter[fragment]!; w !== NONE; w = this.#waiterNext[w]!) {
-      visit(this.#waiterLbn[w]!);
+  /** Copies the compressed block that a bin on its way out has become to `at` of `into`. */
+  copyBlock(bin: number, into: Buffer, at: number): void {
+    const start = bin * BLOCK_SIZE;
+    const members = this.#members[bin]!;
+    this.#sizes.length = members.length;
+    for (let slot = 0; slot < members.length; slot++) {
+      this.#sizes[slot] = this.#size[members[slot]!]!;
     }
+    sealCompressedBlock(this.#bytes.subarray(start, start + BLOCK_SIZE), this.#sizes);
+    this.#bytes.copy(into, at, start, start + BLOCK_SIZE);
+  }
+
+  /** The first of the logical blocks that wait with `fragment`: a waiter, or −1. */
+  firstWaiter(fragment: number): number {
+    return this.#firstWaiter[fragment]!;
+  }
+
+  nextWaiter(waiter: number): number {
+    return this.#waiterNext[waiter]!;
+  }
+
+  lbnOf(waiter: number): number {
+    return this.#waiterLbn[waiter]!;
   }
 
   /**
-   * Puts a fragment into a bin. Returns its row, or −1 where it is too large for the company it could
+   * Puts the fragment of row `row` of the arena into a bin. Returns its row, or −1 where it is too large for the company it could
    * find. Bins that become full, or must make way, are passed to `emit` and are gone afterwards.
    */
-  add(
-    source: { fragments: Uint8Array; names: Uint8Array },
-    row: number,
-    size: number,
-    lbn: number,
-    emit: EmitBin,
-  ): number {
+  add(row: number, size: number, lbn: number, emit: EmitBin): number {
     const bin = this.#choose(size, emit);
     if (bin === NONE) return NONE;
     const fragment = this.#spareFragments.pop();
     assert(fragment !== undefined, 'bins times slots bounds the fragments');
-    const from = row * BLOCK_SIZE;
-    this.#bytes.set(source.fragments.subarray(from, from + size), fragment * BLOCK_SIZE);
+    const used = COMPRESSED_BLOCK_DATA_SIZE - this.#free[bin]!;
+    const at = bin * BLOCK_SIZE + COMPRESSED_BLOCK_HEADER_SIZE + used;
+    this.#sourceBytes.copy(this.#bytes, at, row * BLOCK_SIZE, row * BLOCK_SIZE + size);
     const name = row * RECORD_NAME_SIZE;
-    this.#names.set(
-      source.names.subarray(name, name + RECORD_NAME_SIZE),
-      fragment * RECORD_NAME_SIZE,
-    );
+    const nameAt = fragment * RECORD_NAME_SIZE;
+    this.#sourceNames.copy(this.#names, nameAt, name, name + RECORD_NAME_SIZE);
     this.#size[fragment] = size;
     this.#bin[fragment] = bin;
+    this.#at[fragment] = at;
     this.#firstWaiter[fragment] = NONE;
     this.#fragmentCount++;
     const members = this.#members[bin]!;
     if (members.length === 0) this.#bornAt[bin] = this.#now;
     members.push(fragment);
-    this.#free[bin]! -= size;
-    this.#byName.set(nameKey(source.names, name), fragment);
+    this.#setFree(bin, this.#free[bin]! - size);
+    this.#byName.set(nameKey(this.#sourceNames, name), fragment);
     const joined = this.join(fragment, lbn);
     assert(joined, 'a new fragment takes its first waiter');
     return fragment;
@@ -199,13 +246,8 @@ export class Packer {
     else this.#waiterNext[before] = this.#waiterNext[waiter]!;
     this.#byLbn.delete(lbn);
     this.#spareWaiters.push(waiter);
-    const bin = this.#bin[fragment]!;
-    this.#references[bin]!--;
-    if (this.#firstWaiter[fragment] !== NONE) return;
-    const members = this.#members[bin]!;
-    members.splice(members.indexOf(fragment), 1);
-    this.#free[bin]! += this.#size[fragment]!;
-    this.#forget(fragment);
+    this.#references[this.#bin[fragment]!]!--;
+    if (this.#firstWaiter[fragment] === NONE) this.#remove(fragment);
   }
 
   /** Detaches every waiting block from `first` to `end` − 1. */
@@ -215,17 +257,21 @@ export class Packer {
       for (let lbn = first; lbn < end; lbn++) this.detach(lbn);
       return;
     }
+    const lbns: number[] = [];
     for (const members of this.#members) {
-      for (const fragment of [...members]) {
-        const lbns: number[] = [];
-        this.eachWaiter(fragment, (lbn) => lbns.push(lbn));
-        for (const lbn of lbns) if (lbn >= first && lbn < end) this.detach(lbn);
+      for (const fragment of members) {
+        for (let w = this.#firstWaiter[fragment]!; w !== NONE; w = this.#waiterNext[w]!) {
+          const lbn = this.#waiterLbn[w]!;
+          if (lbn >= first && lbn < end) lbns.push(lbn);
+        }
       }
     }
+    for (const lbn of lbns) this.detach(lbn);
   }
 
   /** Emits every bin, or only those begun at least `age` ticks ago. */
   drain(emit: EmitBin, age = 0): void {
+    if (this.#fragmentCount === 0) return;
     for (let bin = 0; bin < this.bins; bin++) {
       if (this.#members[bin]!.length === 0 || this.#now - this.#bornAt[bin]! < age) continue;
       this.#emit(bin, emit);
@@ -239,24 +285,44 @@ export class Packer {
 
   /** The fullest bin with room for `size`; if there is none, the fullest of all is emitted for it. */
   #choose(size: number, emit: EmitBin): number {
-    let best = NONE;
-    let fullest = NONE;
-    for (let bin = 0; bin < this.bins; bin++) {
-      const free = this.#free[bin]!;
-      if (fullest === NONE || free < this.#free[fullest]!) fullest = bin;
-      if (free < size || this.#references[bin]! >= MAXIMUM_REFERENCE_COUNT) continue;
-      if (best === NONE || free < this.#free[best]!) best = bin;
+    let bin = this.#byFree.find(size);
+    while (bin !== NONE && this.#references[bin]! >= MAXIMUM_REFERENCE_COUNT) {
+      bin = this.#byFree.after(bin);
     }
-    if (best !== NONE) return best;
+    if (bin !== NONE) return bin;
+    const fullest = this.#byFree.find(0);
     const used = COMPRESSED_BLOCK_DATA_SIZE - this.#free[fullest]!;
     if (size >= used) return NONE;
     this.#emit(fullest, emit);
     return fullest;
   }
 
+  #setFree(bin: number, free: number): void {
+    this.#free[bin] = free;
+    this.#byFree.set(bin, free);
+  }
+
+  /** Takes a fragment out of its bin; those behind it move up. */
+  #remove(fragment: number): void {
+    const bin = this.#bin[fragment]!;
+    const members = this.#members[bin]!;
+    const size = this.#size[fragment]!;
+    const at = this.#at[fragment]!;
+    const end = (bin + 1) * BLOCK_SIZE - this.#free[bin]!;
+    this.#bytes.copyWithin(at, at + size, end);
+    let slot = members.indexOf(fragment);
+    for (; slot + 1 < members.length; slot++) {
+      members[slot] = members[slot + 1]!;
+      this.#at[members[slot]!]! -= size;
+    }
+    members.length = slot;
+    this.#setFree(bin, this.#free[bin]! + size);
+    this.#forget(fragment);
+  }
+
   #emit(bin: number, emit: EmitBin): void {
     const members = this.#members[bin]!;
-    emit(members);
+    emit(members, bin);
     for (const fragment of members) {
       for (let w = this.#firstWaiter[fragment]!; w !== NONE; w = this.#waiterNext[w]!) {
         this.#byLbn.delete(this.#waiterLbn[w]!);
@@ -265,7 +331,7 @@ export class Packer {
       this.#forget(fragment);
     }
     members.length = 0;
-    this.#free[bin] = COMPRESSED_BLOCK_DATA_SIZE;
+    this.#setFree(bin, COMPRESSED_BLOCK_DATA_SIZE);
     this.#references[bin] = 0;
   }
 
@@ -280,7 +346,5 @@ export class Packer {
 
 /** The first 48 bits of a name: enough to find it, not to be sure. */
 function nameKey(names: Uint8Array, at: number): number {
-  const low =
-    names[at]! + names[at + 1]! * 0x100 + names[at + 2]! * 0x10000 + names[at + 3]! * 0x1000000;
-  return low + (names[at + 4]! + names[at + 5]! * 0x100) * 0x100000000;
+  return getU32(names, at) + getU16(names, at + 4) * 0x100000000;
 }

@@ -10,8 +10,6 @@ import {
   UNCOMPRESSED,
 } from '../base/constants.ts';
 import { VdoError } from '../base/errors.ts';
-import { fragmentOffset, fragmentSize } from '../format/compressed-block.ts';
-import { decompressBlock } from '../kernels/lz4.ts';
 import type { Extent } from '../storage/storage.ts';
 import { stepFrom } from './apply.ts';
 import type { DataPath } from './data-path.ts';
@@ -21,14 +19,6 @@ export interface ReadRequest {
   readonly lbn: number;
   readonly count: number;
   readonly into: Uint8Array;
-}
-
-/** Expands slot `slot` of a compressed block read from `pbn`. Returns false where it is damaged. */
-export function expandSlot(block: Uint8Array, slot: number, into: Uint8Array): boolean {
-  const size = fragmentSize(block, slot);
-  if (size === 0) return false;
-  const at = fragmentOffset(block, slot);
-  return decompressBlock(block.subarray(at, at + size), into);
 }
 
 export class Reader {
@@ -41,7 +31,9 @@ export class Reader {
   readonly #packedRow: Int32Array;
   readonly #packedSlot: Uint8Array;
   readonly #packedBlock: Int32Array;
-  #scratch: Buffer | null = null;
+  /** Compressed blocks of one step: writes and reads take turns, so the verify region is free. */
+  readonly #verify: Buffer;
+  readonly #expanded: Uint8Array;
 
   constructor(path: DataPath) {
     const rows = path.batchBlocks;
@@ -52,6 +44,8 @@ export class Reader {
     this.#packedRow = new Int32Array(rows);
     this.#packedSlot = new Uint8Array(rows);
     this.#packedBlock = new Int32Array(rows);
+    this.#verify = asBuffer(path.arena.verify);
+    this.#expanded = path.arena.expanded;
   }
 
   /** Fills every request. Fails with `BadMapping`, `Corrupt`, `Io`. */
@@ -95,7 +89,7 @@ export class Reader {
       const at = this.#at[row]!;
       const fragment = packer.findLbn(lbn);
       if (fragment >= 0) {
-        packer.read(fragment, target.subarray(at, at + BLOCK_SIZE));
+        packer.read(fragment, target, at);
         continue;
       }
       const page = Math.floor(lbn / BLOCK_MAP_ENTRIES_PER_PAGE);
@@ -116,8 +110,7 @@ export class Reader {
     }
     run.end();
     if (packed.size > 0) {
-      this.#scratch ??= Buffer.from(new ArrayBuffer(this.#lbn.length * BLOCK_SIZE));
-      for (const [pbn, block] of packed) run.add(pbn, this.#scratch, block * BLOCK_SIZE);
+      for (const [pbn, block] of packed) run.add(pbn, this.#verify, block * BLOCK_SIZE);
       run.end();
     }
     if (extents.length > 0) await storage.read(extents);
@@ -125,19 +118,19 @@ export class Reader {
   }
 
   #expand(rows: number): void {
+    const { kernels } = this.#path.pool;
+    const from = this.#verify.byteOffset;
+    const into = this.#expanded.byteOffset;
     for (let i = 0; i < rows; i++) {
       const row = this.#packedRow[i]!;
-      const at = this.#at[row]!;
-      const block = this.#packedBlock[i]! * BLOCK_SIZE;
-      const source = this.#scratch!.subarray(block, block + BLOCK_SIZE);
-      const into = this.#target[row]!.subarray(at, at + BLOCK_SIZE);
-      if (!expandSlot(source, this.#packedSlot[i]!, into)) {
+      if (!kernels.expand(from + this.#packedBlock[i]! * BLOCK_SIZE, this.#packedSlot[i]!, into)) {
         throw new VdoError(
           'Corrupt',
           `logical block ${this.#lbn[row]} cannot be expanded from slot ${this.#packedSlot[i]} of its compressed block`,
           { lbn: this.#lbn[row]! },
         );
       }
+      this.#target[row]!.set(this.#expanded, this.#at[row]!);
     }
   }
 }

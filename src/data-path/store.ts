@@ -16,10 +16,10 @@ import {
   RECORD_NAME_SIZE,
   UNCOMPRESSED,
 } from '../base/constants.ts';
-import { encodeCompressedBlock } from '../format/compressed-block.ts';
 import type { Extent } from '../storage/storage.ts';
 import { Fate, type WriteBatch } from './batch.ts';
 import type { DataPath, Mappings, NamedLocations } from './data-path.ts';
+import type { EmitBin } from './packer.ts';
 
 const NONE = -1;
 
@@ -66,7 +66,7 @@ export class Store {
 
   /** Writes out all bins of the packer, or those older than `age` ticks. */
   async drain(age: number): Promise<void> {
-    this.#path.packer.drain((fragments) => this.#emit(fragments), age);
+    this.#path.packer.drain(this.#emit, age);
     await this.#write();
   }
 
@@ -106,9 +106,8 @@ export class Store {
 
   /** Lets a row and its followers wait in the packer. Returns false where it is not worth packing. */
   #pack(batch: WriteBatch, row: number, size: number): boolean {
-    const { arena, packer, counters } = this.#path;
-    const emit = (fragments: readonly number[]): void => this.#emit(fragments);
-    const fragment = packer.add(arena, batch.base + row, size, batch.lbn[row]!, emit);
+    const { packer, counters } = this.#path;
+    const fragment = packer.add(batch.base + row, size, batch.lbn[row]!, this.#emit);
     if (fragment < 0) return false;
     batch.fate[row] = Fate.Waiting;
     let next = batch.firstFollower[row]!;
@@ -118,7 +117,7 @@ export class Store {
       counters.duplicateBlocks++;
       next = batch.nextFollower[next]!;
     }
-    packer.emitIfFull(fragment, emit);
+    packer.emitIfFull(fragment, this.#emit);
     if (next !== NONE) {
       // Its block has 254 references: the rest shares a copy of its own, which takes over the name.
       batch.firstFollower[next] = batch.nextFollower[next]!;
@@ -168,29 +167,28 @@ export class Store {
   }
 
   /** A bin leaves the packer: it becomes a compressed block, or with one fragment an ordinary one. */
-  #emit(fragments: readonly number[]): void {
+  readonly #emit: EmitBin = (fragments, bin) => {
     const { packer, counters } = this.#path;
     const pbn = this.#allocate();
     const at = this.#staged++ * BLOCK_SIZE;
-    const block = this.#staging.subarray(at, at + BLOCK_SIZE);
     const isCompressed = fragments.length > 1;
     if (isCompressed) {
-      encodeCompressedBlock(
-        block,
-        fragments.map((fragment) => packer.fragmentBytes(fragment)),
-      );
+      packer.copyBlock(bin, this.#staging, at);
       counters.compressedFragments += fragments.length;
       counters.compressedBlocks++;
-    } else packer.read(fragments[0]!, block);
+    } else packer.read(fragments[0]!, this.#staging, at);
     counters.storedBlocks++;
     this.#addBlock(pbn, this.#staging, at);
-    fragments.forEach((fragment, slot) => {
+    for (let slot = 0; slot < fragments.length; slot++) {
+      const fragment = fragments[slot]!;
       const state = isCompressed ? COMPRESSED_BASE + slot : UNCOMPRESSED;
-      packer.eachWaiter(fragment, (lbn) => this.#mappings.add(lbn, pbn, state));
+      for (let w = packer.firstWaiter(fragment); w !== NONE; w = packer.nextWaiter(w)) {
+        this.#mappings.add(packer.lbnOf(w), pbn, state);
+      }
       const name = this.#posts.add(pbn, state) * RECORD_NAME_SIZE;
       packer.copyName(fragment, this.#posts.names, name);
-    });
-  }
+    }
+  };
 
   #allocate(): number {
     const pbn = this.#path.depot.allocate();

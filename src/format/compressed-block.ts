@@ -37,19 +37,30 @@ const VERSION_MINOR = 0;
 
 /** Fills `bytes` with the fragments: the one at index k gets slot k. They must fit. */
 export function encodeCompressedBlock(bytes: Uint8Array, fragments: readonly Uint8Array[]): void {
-  assert(fragments.length <= COMPRESSION_SLOTS, 'too many fragments for a compressed block');
-  setU32(bytes, 0, VERSION_MAJOR);
-  setU32(bytes, 4, VERSION_MINOR);
   let at = COMPRESSED_BLOCK_HEADER_SIZE;
-  for (let slot = 0; slot < COMPRESSION_SLOTS; slot++) {
-    const fragment = fragments[slot];
-    setU16(bytes, SIZES_AT + 2 * slot, fragment?.length ?? 0);
-    if (fragment === undefined) continue;
+  for (const fragment of fragments) {
     assert(at + fragment.length <= BLOCK_SIZE, 'fragments do not fit a compressed block');
     bytes.set(fragment, at);
     at += fragment.length;
   }
-  bytes.fill(0, at, BLOCK_SIZE);
+  sealCompressedBlock(
+    bytes,
+    fragments.map((fragment) => fragment.length),
+  );
+}
+
+/** Makes a compressed block of fragments that lie in it: header in front, zeros behind. */
+export function sealCompressedBlock(bytes: Uint8Array, sizes: readonly number[]): void {
+  assert(sizes.length <= COMPRESSION_SLOTS, 'too many fragments for a compressed block');
+  setU32(bytes, 0, VERSION_MAJOR);
+  setU32(bytes, 4, VERSION_MINOR);
+  let end = COMPRESSED_BLOCK_HEADER_SIZE;
+  for (let slot = 0; slot < COMPRESSION_SLOTS; slot++) {
+    const size = slot < sizes.length ? sizes[slot]! : 0;
+    setU16(bytes, SIZES_AT + 2 * slot, size);
+    end += size;
+  }
+  bytes.fill(0, end, BLOCK_SIZE);
 }
 
 /** Where the fragment of `slot` starts in the block. Meaningful where `fragmentSize` is not 0. */

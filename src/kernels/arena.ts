@@ -3,19 +3,22 @@
  * cut into regions when it is made and never grown. The WebAssembly kernels and every worker thread
  * see the same bytes, so nothing is copied to be hashed, compared or compressed.
  *
- * Row r of every region belongs to one request:
+ * Row r of the regions up to `verify` belongs to one request:
  *
  *     control    4 KiB              words that the pool and its workers share
  *     scratch    16 × 8 KiB         tables of the kernels, one per thread
+ *     expanded   4 KiB              a block expanded by the thread that owns the state
  *     rowList    rows × 4           rows of the job at hand
  *     names      rows × 16          record names
  *     sizes      rows × 2           sizes of fragments
  *     zero       rows × 1           1 = the block is all zeros
  *     blocks     rows × 4096        block r at 4096·r, aligned to 4096
  *     fragments  rows × 4096        raw LZ4 blocks
- *     verify     rows × 4096        blocks read back to be compared
+ *     verify     rows × 4096        blocks read back to be compared, or expanded
+ *     bins       bins × 4096        compressed blocks under construction
  *
- * Pages that were never touched take no memory. All regions start at multiples of 4096.
+ * Pages that were never touched take no memory. All regions start at multiples of 4096. Kernels may
+ * read up to 16 bytes before and behind a row.
  */
 import { assert } from '../base/assert.ts';
 import { BLOCK_SIZE, RECORD_NAME_SIZE } from '../base/constants.ts';
@@ -27,11 +30,12 @@ const CONTROL_SIZE = 4096;
 /** Threads that can run kernels at once: the caller and its workers. */
 export const MAX_THREADS = 16;
 const SCRATCH_SIZE = 8192;
-/** Keeps all offsets far below 2^31. */
+/** Keeps all offsets below 2^31. */
 const MAX_ROWS = 65536;
 
 export class Arena {
   readonly rows: number;
+  readonly binCount: number;
   readonly memory: WebAssembly.Memory;
   readonly control: Int32Array;
   readonly rowList: Int32Array;
@@ -42,11 +46,14 @@ export class Arena {
   /** 0 = the block does not fit in 4059 bytes. */
   readonly fragmentSizes: Uint16Array;
   readonly verify: Uint8Array;
+  readonly expanded: Uint8Array;
+  readonly bins: Uint8Array;
   readonly #scratch: number;
 
-  /** With `memory`, a view of an arena of the same number of rows made by another thread. */
-  constructor(rows: number, memory?: WebAssembly.Memory) {
+  /** With `memory`, a view of an arena of the same numbers made by another thread. */
+  constructor(rows: number, binCount = 0, memory?: WebAssembly.Memory) {
     assert(Number.isInteger(rows) && rows > 0 && rows <= MAX_ROWS, 'rows of an arena');
+    assert(Number.isInteger(binCount) && binCount >= 0 && binCount <= MAX_ROWS, 'bins of an arena');
     let end = FIRST_REGION;
     const region = (size: number): number => {
       const start = end;
@@ -55,6 +62,7 @@ export class Arena {
     };
     const control = region(CONTROL_SIZE);
     this.#scratch = region(MAX_THREADS * SCRATCH_SIZE);
+    const expanded = region(BLOCK_SIZE);
     const rowList = region(rows * 4);
     const names = region(rows * RECORD_NAME_SIZE);
     const sizes = region(rows * 2);
@@ -62,13 +70,17 @@ export class Arena {
     const blocks = region(rows * BLOCK_SIZE);
     const fragments = region(rows * BLOCK_SIZE);
     const verify = region(rows * BLOCK_SIZE);
-    const pages = Math.ceil(end / WASM_PAGE_SIZE);
+    const bins = region(binCount * BLOCK_SIZE);
+    // One byte more than all regions: what kernels read behind the last one is in the memory too.
+    const pages = Math.ceil((end + 1) / WASM_PAGE_SIZE);
     this.rows = rows;
+    this.binCount = binCount;
     this.memory =
       memory ?? new WebAssembly.Memory({ initial: pages, maximum: pages, shared: true });
     const { buffer } = this.memory;
     assert(buffer.byteLength === pages * WASM_PAGE_SIZE, 'size of the arena');
     this.control = new Int32Array(buffer, control, CONTROL_SIZE / 4);
+    this.expanded = new Uint8Array(buffer, expanded, BLOCK_SIZE);
     this.rowList = new Int32Array(buffer, rowList, rows);
     this.names = new Uint8Array(buffer, names, rows * RECORD_NAME_SIZE);
     this.fragmentSizes = new Uint16Array(buffer, sizes, rows);
@@ -76,6 +88,7 @@ export class Arena {
     this.blocks = new Uint8Array(buffer, blocks, rows * BLOCK_SIZE);
     this.fragments = new Uint8Array(buffer, fragments, rows * BLOCK_SIZE);
     this.verify = new Uint8Array(buffer, verify, rows * BLOCK_SIZE);
+    this.bins = new Uint8Array(buffer, bins, binCount * BLOCK_SIZE);
   }
 
   /** Bytes of address space, resident only where touched. */

@@ -117,12 +117,10 @@ class Run {
     const blocks = this.#totalBytes === null ? Infinity : this.#totalBytes / BLOCK_SIZE;
     this.#settings = settingsFor(options, blocks);
     const isMatrix = sources.length > 1 && sources.length <= MAX_MATRIX_SOURCES;
-    this.#arena = new Arena(BATCH_ROWS * (SECTIONS + 1));
+    this.#arena = new Arena(BATCH_ROWS * (SECTIONS + 1), DEFAULT_PACKER_BINS);
     this.#table = new FingerprintTable(isMatrix ? 5 : 4);
     this.#sets = isMatrix ? new SourceSets(sources.length) : null;
-    this.#stored = this.#compression
-      ? new StoredModel(this.#arena, this.#table, DEFAULT_PACKER_BINS)
-      : null;
+    this.#stored = this.#compression ? new StoredModel(this.#arena, this.#table) : null;
     const isEverythingFound = blocks <= windowFloor(this.#settings);
     this.#windows = isEverythingFound
       ? null

@@ -13,6 +13,7 @@ import { assert } from '../base/assert.ts';
 import { BLOCK_SIZE, MAXIMUM_REFERENCE_COUNT, RECORD_NAME_SIZE } from '../base/constants.ts';
 import { Packer } from '../data-path/packer.ts';
 import type { Arena } from '../kernels/arena.ts';
+import { createKernels } from '../kernels/kernels.ts';
 import type { FingerprintTable } from './fingerprint-table.ts';
 import { KernelPacker } from './kernel-packer.ts';
 
@@ -69,13 +70,14 @@ export class StoredModel {
   /** Logical blocks as the packer knows them: running numbers. */
   #lbn = 0;
 
-  constructor(arena: Arena, table: FingerprintTable, bins: number) {
+  /** The arena has the bins. */
+  constructor(arena: Arena, table: FingerprintTable) {
     const { rows } = arena;
     assert(rows <= MAX_PENDING_ROWS, 'rows that wait for their fragments');
     this.#arena = arena;
     this.#names = new Uint32Array(arena.names.buffer, arena.names.byteOffset, rows * 4);
     this.#table = table;
-    this.#packer = new Packer(bins);
+    this.#packer = new Packer(arena, createKernels(arena));
     this.rows = new Int32Array(rows);
     this.#firstFollower = new Int32Array(rows);
     this.#nextFollower = new Int32Array(rows);
@@ -133,7 +135,7 @@ export class StoredModel {
   }
 
   #pack(row: number, size: number): boolean {
-    const fragment = this.#packer.add(this.#arena, row, size, this.#lbn++, this.#emit);
+    const fragment = this.#packer.add(row, size, this.#lbn++, this.#emit);
     if (fragment < 0) return false;
     const at = this.#find(row);
     const { words } = this.#table;
@@ -189,9 +191,9 @@ export class StoredModel {
   #write(fragments: readonly number[]): void {
     const block = this.#newBlock();
     let references = 0;
-    const count = (): void => void references++;
     for (const fragment of fragments) {
-      this.#packer.eachWaiter(fragment, count);
+      let waiter = this.#packer.firstWaiter(fragment);
+      for (; waiter >= 0; waiter = this.#packer.nextWaiter(waiter)) references++;
       this.#packer.copyName(fragment, this.#name, 0);
       const [n0, n1, , n3] = this.#nameWords as unknown as [number, number, number, number];
       const at = this.#table.find(n0, n1, n3);

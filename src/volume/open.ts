@@ -271,8 +271,10 @@ async function assemble(
   const batchBlocks = Math.min(MAX_VIOS, Math.max(1, options.batchBlocks ?? MAX_VIOS));
   const stepEntries = Math.max(1, Math.min(batchBlocks, Math.floor(committer.maxReservation / 4)));
   const stepPages = Math.max(1, Math.min(stepEntries, Math.floor(cachePages / 4)));
-  const arena = new Arena(2 * batchBlocks);
+  const packerBins = Math.max(1, options.packerBins ?? DEFAULT_PACKER_BINS);
+  const arena = new Arena(2 * batchBlocks, packerBins);
   const index = readOnly ? createNullIndex() : await openIndex(options, path, nonce);
+  const pool = await createPool(arena, readOnly ? 0 : (options.workers ?? defaultWorkers()));
   return {
     storage,
     blockMap,
@@ -280,11 +282,11 @@ async function assemble(
     scrubber,
     journal,
     committer,
-    packer: new Packer(Math.max(1, options.packerBins ?? DEFAULT_PACKER_BINS)),
+    packer: new Packer(arena, pool.kernels),
     index,
     health,
     arena,
-    pool: await createPool(arena, readOnly ? 0 : (options.workers ?? defaultWorkers())),
+    pool,
     counters: new Counters(),
     compression: options.compression ?? true,
     deduplication: index.kind !== 'off',

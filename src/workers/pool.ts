@@ -26,8 +26,7 @@ export interface ComputePool {
   hash(first: number, end: number): Promise<void> | void;
   /**
    * Fills `fragments` and `fragmentSizes` of the first `count` of `rows`, each named once. `rows` is
-   * the caller's again when the call ends. More than a few rows take turns of the event loop, whatever
-   * the number of workers. Fails with `Io` if a worker dies.
+   * the caller's again when the call ends. Fails with `Io` if a worker dies.
    */
   compress(rows: Int32Array, count: number): Promise<void> | void;
   /**
@@ -126,54 +125,22 @@ function shortReads({ rowList }: Arena, reads: readonly FileRead[]): number[] {
   );
 }
 
-/** Compresses on the calling thread: at once where few rows were compressed since it last waited. */
-class InlineCompressor {
-  readonly #share: protocol.Share;
-  #rowsSinceTurn = 0;
-
-  constructor(share: protocol.Share) {
-    this.#share = share;
-  }
-
-  compress(rows: Int32Array, count: number): Promise<void> | void {
-    if (this.#rowsSinceTurn + count > protocol.COMPRESS_ROWS_PER_TURN) {
-      return this.#inTurns(rows, count);
-    }
-    this.#rowsSinceTurn += protocol.compressRows(this.#share, rows, 0, count);
-  }
-
-  async #inTurns(rows: Int32Array, count: number): Promise<void> {
-    for (let first = 0; first < count;) {
-      await protocol.eventLoopTurn();
-      this.#rowsSinceTurn = 0;
-      // Blocks that were no work for LZ4 do not call for a turn.
-      while (first < count && this.#rowsSinceTurn < protocol.COMPRESS_ROWS_PER_TURN) {
-        const end = Math.min(first + protocol.COMPRESS_ROWS_PER_TURN, count);
-        this.#rowsSinceTurn += protocol.compressRows(this.#share, rows, first, end);
-        first = end;
-      }
-    }
-  }
-}
-
 class InlinePool implements ComputePool {
   readonly workers = 0;
   readonly kernels: Kernels;
   readonly #arena: Arena;
-  readonly #compressor: InlineCompressor;
 
   constructor(arena: Arena, kernels: Kernels) {
-    this.kernels = kernels;
     this.#arena = arena;
-    this.#compressor = new InlineCompressor({ arena, kernels, thread: 0 });
+    this.kernels = kernels;
   }
 
   hash(first: number, end: number): void {
     this.kernels.hash(first, end);
   }
 
-  compress(rows: Int32Array, count: number): Promise<void> | void {
-    return this.#compressor.compress(rows, count);
+  compress(rows: Int32Array, count: number): void {
+    compressInline(this.#arena, this.kernels, rows, count);
   }
 
   load(reads: readonly FileRead[], staging = -1): Promise<Load> {
@@ -189,6 +156,12 @@ class InlinePool implements ComputePool {
   }
 }
 
+function compressInline(arena: Arena, kernels: Kernels, rows: Int32Array, count: number): void {
+  assert(count >= 0 && count <= rows.length && count <= arena.rows, 'rows to compress');
+  arena.rowList.set(rows.subarray(0, count));
+  kernels.compress(0, count);
+}
+
 /** One worker as the calling thread sees it. */
 interface Member {
   readonly worker: Worker;
@@ -200,7 +173,7 @@ interface Member {
 function newMember(url: URL, arena: Arena, index: number): Member {
   const worker = new Worker(url, {
     name: `uvdo-${index}`,
-    workerData: { rows: arena.rows, memory: arena.memory, index },
+    workerData: { rows: arena.rows, bins: arena.binCount, memory: arena.memory, index },
   });
   const member: Member = { worker, index, death: null };
   worker.on('error', (cause) => (member.death ??= cause));
@@ -229,7 +202,6 @@ class ThreadPool implements ComputePool {
   readonly kernels: Kernels;
   readonly #arena: Arena;
   readonly #control: Int32Array;
-  readonly #inline: InlineCompressor;
   #crew: Member[];
   /** The job before the next one. */
   #last: Promise<void> = Promise.resolve();
@@ -238,7 +210,6 @@ class ThreadPool implements ComputePool {
     this.#arena = arena;
     this.#control = arena.control;
     this.kernels = kernels;
-    this.#inline = new InlineCompressor({ arena, kernels, thread: 0 });
     this.#crew = crew;
   }
 
@@ -257,10 +228,11 @@ class ThreadPool implements ComputePool {
   compress(rows: Int32Array, count: number): Promise<void> | void {
     const { rowList } = this.#arena;
     assert(count >= 0 && count <= rows.length && count <= rowList.length, 'rows to compress');
-    if (count < COMPRESS_INLINE_ROWS || this.#crew.length === 0) {
-      return this.#inline.compress(rows, count);
-    }
+    if (this.#crew.length === 0) return compressInline(this.#arena, this.kernels, rows, count);
     return this.#queue(() => {
+      if (count < COMPRESS_INLINE_ROWS) {
+        return compressInline(this.#arena, this.kernels, rows, count);
+      }
       rowList.set(rows.subarray(0, count));
       return this.#run(protocol.COMPRESS, 0, count, COMPRESS_CHUNK_ROWS);
     });
@@ -292,7 +264,7 @@ class ThreadPool implements ComputePool {
     });
   }
 
-  #queue(job: () => Promise<void>): Promise<void> {
+  #queue(job: () => Promise<void> | void): Promise<void> {
     const result = this.#last.then(job);
     this.#last = result.catch(() => {});
     return result;

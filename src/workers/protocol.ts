@@ -12,7 +12,6 @@ import { readSync } from 'node:fs';
 import { BLOCK_SIZE, RECORD_NAME_SIZE } from '../base/constants.ts';
 import type { Arena } from '../kernels/arena.ts';
 import type { Kernels } from '../kernels/kernels.ts';
-import { compressBlock } from '../kernels/lz4.ts';
 
 /** Places in the control words, 16 apart: each in a cache line of its own. */
 export const STATE = 0;
@@ -49,39 +48,10 @@ export interface Share {
   readonly thread: number;
 }
 
-/** Blocks that go to LZ4 before a thread lets its event loop turn: see `doShare`. */
-export const COMPRESS_ROWS_PER_TURN = 16;
 /** The calling thread and a worker let their event loops turn after working this long. */
 const SLICE_MS = 1;
 
 export const eventLoopTurn = (): Promise<void> => new Promise((resolve) => setImmediate(resolve));
-
-/**
- * Compresses places `first` … `end` − 1 of `rows`. A hopeless block costs a probe, not LZ4; returns
- * how many went to LZ4.
- */
-export function compressRows(
-  { arena, kernels }: Share,
-  rows: Int32Array,
-  first: number,
-  end: number,
-): number {
-  let tried = 0;
-  for (let i = first; i < end; i++) {
-    const row = rows[i]!;
-    const at = row * BLOCK_SIZE;
-    if (!kernels.isCompressible(row)) {
-      arena.fragmentSizes[row] = 0;
-      continue;
-    }
-    tried++;
-    arena.fragmentSizes[row] = compressBlock(
-      arena.blocks.subarray(at, at + BLOCK_SIZE),
-      arena.fragments.subarray(at, at + BLOCK_SIZE),
-    );
-  }
-  return tried;
-}
 
 /**
  * Fills the rows of read `index` of the list from its file, zeros behind the end, and names them. Bytes
@@ -122,11 +92,7 @@ export function loadRows({ arena, kernels, thread }: Share, index: number): void
   zero.copyWithin(row, first, first + rows);
 }
 
-/**
- * Works on the open job until no chunk is left. The event loop turns often while blocks are compressed:
- * only then does lz4-napi get its buffers back. Without, memory grows by as much as was compressed,
- * and every call pays for fresh pages: 15 µs instead of 6.
- */
+/** Works on the open job until no chunk is left, letting the event loop turn now and then. */
 export async function doShare(share: Share): Promise<void> {
   const { arena, kernels } = share;
   const { control } = arena;
@@ -134,16 +100,14 @@ export async function doShare(share: Share): Promise<void> {
   const end = Atomics.load(control, END);
   const chunk = Atomics.load(control, CHUNK);
   let until = performance.now() + SLICE_MS;
-  let tried = 0;
   for (;;) {
     const first = Atomics.add(control, NEXT, chunk);
     if (first >= end) return;
     const last = Math.min(first + chunk, end);
     if (job === HASH) kernels.hash(first, last);
     else if (job === LOAD) for (let i = first; i < last; i++) loadRows(share, i);
-    else tried += compressRows(share, arena.rowList, first, last);
-    if (tried >= COMPRESS_ROWS_PER_TURN || performance.now() > until) {
-      tried = 0;
+    else kernels.compress(first, last);
+    if (performance.now() > until) {
       await eventLoopTurn();
       until = performance.now() + SLICE_MS;
     }

@@ -10,6 +10,7 @@ import { busyOf, FAILED, STATE, doShare, type Share } from './protocol.ts';
 
 export interface WorkerOptions {
   readonly rows: number;
+  readonly bins: number;
   readonly memory: WebAssembly.Memory;
   readonly index: number;
 }
@@ -40,8 +41,8 @@ async function serve(share: Share, index: number): Promise<never> {
   }
 }
 
-const { rows, memory, index } = workerData as WorkerOptions;
-const arena = new Arena(rows, memory);
+const { rows, bins, memory, index } = workerData as WorkerOptions;
+const arena = new Arena(rows, bins, memory);
 const share = { arena, kernels: createKernels(arena, index + 1), thread: index + 1 };
 parentPort!.postMessage('ready');
 await serve(share, index);

@@ -5,6 +5,10 @@
  * with. No allocation, no static data, no runtime.
  */
 
+import { compress } from './lz4';
+
+export { decompress, expandSlot } from './lz4';
+
 const BLOCK_SIZE: usize = 4096;
 const NAME_SIZE: usize = 16;
 const NONE: u32 = 0xffffffff;
@@ -104,42 +108,21 @@ export function blocksEqual(a: usize, b: usize): bool {
   return true;
 }
 
-const PROBE_SAVED_BYTES: i32 = 32;
-const MIN_MATCH: usize = 4;
-const MATCH_COST: i32 = 3;
-const LAST_MATCH: usize = BLOCK_SIZE - 12;
-const MATCH_END: usize = BLOCK_SIZE - 5;
-const STEP_SHIFT: u32 = 6;
-const TABLE_SIZE: usize = 8192;
-
-/** Whether LZ4 may make a fragment of the block: src/kernels/probe.ts. `table` is 8 KiB of scratch. */
-export function isCompressible(block: usize, table: usize): bool {
-  memory.fill(table, 0, TABLE_SIZE);
-  let saved: i32 = 0;
-  let misses: u32 = 0;
-  let at: usize = 1;
-  while (at <= LAST_MATCH) {
-    const word = load<u32>(block + at);
-    const place = table + ((<usize>((word * 0x9e3779b1) >> 20)) << 1);
-    const earlier = <usize>load<u16>(place);
-    store<u16>(place, <u16>at);
-    if (load<u32>(block + earlier) != word) {
-      at += 1 + (misses >> STEP_SHIFT);
-      misses++;
-      continue;
-    }
-    const start = at;
-    let from = earlier + MIN_MATCH;
-    at += MIN_MATCH;
-    while (at < MATCH_END && load<u8>(block + at) == load<u8>(block + from)) {
-      at++;
-      from++;
-    }
-    saved += <i32>(at - start) - MATCH_COST;
-    if (saved >= PROBE_SAVED_BYTES) return true;
-    misses = 0;
+/** Compresses the blocks of rows rowList[first …]; `sizes` gets 0 for those that make no fragment. */
+export function compressRows(
+  blocks: usize,
+  fragments: usize,
+  sizes: usize,
+  rowList: usize,
+  first: u32,
+  end: u32,
+  table: usize,
+): void {
+  for (let i = first; i < end; i++) {
+    const row = <usize>load<u32>(rowList + ((<usize>i) << 2));
+    const at = row * BLOCK_SIZE;
+    store<u16>(sizes + (row << 1), <u16>compress(blocks + at, fragments + at, table));
   }
-  return false;
 }
 
 /** Fills the names and zero flags of rows first … end − 1. */

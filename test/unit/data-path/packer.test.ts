@@ -2,20 +2,26 @@
 import { beforeEach, describe, expect, test } from 'vitest';
 import { BLOCK_SIZE, RECORD_NAME_SIZE } from '../../../src/base/constants.ts';
 import { Packer } from '../../../src/data-path/packer.ts';
+import { Arena } from '../../../src/kernels/arena.ts';
+import { createKernels } from '../../../src/kernels/kernels.ts';
 import { compressBlock } from '../../../src/kernels/lz4.ts';
 import { random, squashy } from '../../support/volumes.ts';
 
 const ROOM = 4060;
 
-/** Rows with names of their own; the bytes of row r are all r. */
+/** An arena of rows with names of their own; the bytes of the fragment of row r are all r. */
 const ROWS = 64;
-const source = {
-  fragments: new Uint8Array(ROWS * BLOCK_SIZE),
-  names: new Uint8Array(ROWS * RECORD_NAME_SIZE),
-};
+function newPacker(bins: number): Packer {
+  const arena = new Arena(ROWS, bins);
+  for (let row = 0; row < ROWS; row++) {
+    arena.fragments.fill(row, row * BLOCK_SIZE, (row + 1) * BLOCK_SIZE);
+    arena.names.fill(row + 1, row * RECORD_NAME_SIZE, (row + 1) * RECORD_NAME_SIZE);
+  }
+  return new Packer(arena, createKernels(arena));
+}
+const { names } = new Arena(ROWS);
 for (let row = 0; row < ROWS; row++) {
-  source.fragments.fill(row, row * BLOCK_SIZE, (row + 1) * BLOCK_SIZE);
-  source.names.fill(row + 1, row * RECORD_NAME_SIZE, (row + 1) * RECORD_NAME_SIZE);
+  names.fill(row + 1, row * RECORD_NAME_SIZE, (row + 1) * RECORD_NAME_SIZE);
 }
 
 /** What left a packer: sizes and waiters of each bin's fragments, by slot. */
@@ -30,7 +36,10 @@ class Bench {
   readonly emit = (fragments: readonly number[]): void => {
     const lbns = fragments.map((fragment) => {
       const waiters: number[] = [];
-      this.packer.eachWaiter(fragment, (lbn) => waiters.push(lbn));
+      const { packer } = this;
+      for (let w = packer.firstWaiter(fragment); w >= 0; w = packer.nextWaiter(w)) {
+        waiters.push(packer.lbnOf(w));
+      }
       return waiters.sort((a, b) => a - b);
     });
     const sizes = fragments.map((fragment) => this.packer.fragmentBytes(fragment).length);
@@ -38,12 +47,12 @@ class Bench {
   };
 
   constructor(bins: number) {
-    this.packer = new Packer(bins);
+    this.packer = newPacker(bins);
   }
 
   /** Adds a fragment for `lbn` and emits its bin if that is full, as the store does. */
   add(size: number, lbn: number, row = lbn % ROWS): number {
-    const fragment = this.packer.add(source, row, size, lbn, this.emit);
+    const fragment = this.packer.add(row, size, lbn, this.emit);
     if (fragment >= 0) this.packer.emitIfFull(fragment, this.emit);
     return fragment;
   }
@@ -148,8 +157,8 @@ describe('logical blocks that wait', () => {
     const fragment = bench.add(1000, 7, 3);
     expect(bench.packer.findLbn(7)).toBe(fragment);
     expect(bench.packer.findLbn(8)).toBe(-1);
-    expect(bench.packer.findName(source.names, 3 * RECORD_NAME_SIZE)).toBe(fragment);
-    expect(bench.packer.findName(source.names, 4 * RECORD_NAME_SIZE)).toBe(-1);
+    expect(bench.packer.findName(names, 3 * RECORD_NAME_SIZE)).toBe(fragment);
+    expect(bench.packer.findName(names, 4 * RECORD_NAME_SIZE)).toBe(-1);
     expect(bench.packer.join(fragment, 8)).toBe(true);
     expect(bench.packer.findLbn(8)).toBe(fragment);
     expect(bench.packer.waiterCount).toBe(2);
@@ -168,7 +177,7 @@ describe('logical blocks that wait', () => {
     bench.packer.detach(1);
     bench.packer.detach(1);
     expect(bench.packer.fragmentCount).toBe(1);
-    expect(bench.packer.findName(source.names, RECORD_NAME_SIZE)).toBe(-1);
+    expect(bench.packer.findName(names, RECORD_NAME_SIZE)).toBe(-1);
     // Its room is free again: exactly 3560 bytes beside the 500.
     bench.add(3560, 5);
     expect(bench.sizesLeft).toEqual([[500, 3560]]);
@@ -227,14 +236,13 @@ describe('logical blocks that wait', () => {
 });
 
 test('a fragment expands to what was compressed', () => {
-  const packer = new Packer(1);
+  const arena = new Arena(1, 1);
+  const packer = new Packer(arena, createKernels(arena));
   const block = squashy(5, 1200);
-  const fragments = new Uint8Array(BLOCK_SIZE);
-  const size = compressBlock(block, fragments);
-  const names = new Uint8Array(RECORD_NAME_SIZE);
-  const fragment = packer.add({ fragments, names }, 0, size, 1, () => undefined);
+  const size = compressBlock(block, arena.fragments);
+  const fragment = packer.add(0, size, 1, () => undefined);
   const into = new Uint8Array(BLOCK_SIZE);
-  packer.read(fragment, into);
+  packer.read(fragment, into, 0);
   expect(Buffer.compare(into, block)).toBe(0);
 });
 
@@ -258,13 +266,7 @@ test('what comes in comes out once, whatever the order', () => {
       bench.packer.detach(lbn);
       waiting.delete(lbn);
       // Before the call: a bin that is emitted within holds others only.
-      const fragment = bench.packer.add(
-        source,
-        i % ROWS,
-        20 + Math.floor(next() * 3000),
-        lbn,
-        bench.emit,
-      );
+      const fragment = bench.packer.add(i % ROWS, 20 + Math.floor(next() * 3000), lbn, bench.emit);
       drop();
       if (fragment >= 0) {
         waiting.add(lbn);
@@ -273,7 +275,7 @@ test('what comes in comes out once, whatever the order', () => {
     } else if (what < 0.8) {
       bench.packer.detach(lbn);
       waiting.delete(lbn);
-      const fragment = bench.packer.findName(source.names, (i % ROWS) * RECORD_NAME_SIZE);
+      const fragment = bench.packer.findName(names, (i % ROWS) * RECORD_NAME_SIZE);
       if (fragment >= 0 && bench.packer.join(fragment, lbn)) waiting.add(lbn);
     } else if (what < 0.9) {
       bench.packer.detachRange(lbn, lbn + 10);

@@ -1,8 +1,7 @@
 import { beforeAll, describe, expect, it } from 'vitest';
 import { Arena } from '../../../src/kernels/arena.ts';
 import { createKernels, referenceKernels, type Kernels } from '../../../src/kernels/kernels.ts';
-import { compressBlock } from '../../../src/kernels/lz4.ts';
-import { Random, randomFill, textFill } from '../../../bench/data.ts';
+import { randomFill } from '../../../bench/data.ts';
 
 const ROWS = 64;
 const BLOCK = 4096;
@@ -70,71 +69,36 @@ describe('kernels', () => {
     expect(zeros).toEqual([48, 49, ...Array.from({ length: 13 }, (_, i) => 51 + i)]);
   });
 
+  const blockAt = (row: number): number => arena.blocks.byteOffset + row * BLOCK;
+  const verifyAt = (row: number): number => arena.verify.byteOffset + row * BLOCK;
+
   it('tell equal blocks from those that differ in any one byte', () => {
     for (const kernels of [wasm, reference]) {
       arena.verify.set(arena.blocks);
-      for (let row = 0; row < ROWS; row++) expect(kernels.equalsVerify(row, row)).toBe(true);
-      expect(kernels.equalsVerify(0, 1)).toBe(false);
-      expect(kernels.rowsEqual(48, 49)).toBe(true);
-      expect(kernels.rowsEqual(24, 25)).toBe(false);
+      for (let row = 0; row < ROWS; row++) {
+        expect(kernels.equal(blockAt(row), verifyAt(row))).toBe(true);
+      }
+      expect(kernels.equal(blockAt(0), verifyAt(1))).toBe(false);
+      expect(kernels.equal(blockAt(48), blockAt(49))).toBe(true);
+      expect(kernels.equal(blockAt(24), blockAt(25))).toBe(false);
     }
     for (let at = 0; at < BLOCK; at++) {
       arena.verify[30 * BLOCK + at]! ^= 1;
-      expect(wasm.equalsVerify(30, 30)).toBe(false);
+      expect(wasm.equal(blockAt(30), verifyAt(30))).toBe(false);
       arena.verify[30 * BLOCK + at]! ^= 1;
     }
   });
 
-  it('probe for what LZ4 could shrink as the reference does', () => {
-    const copy = arena.blocks.slice();
-    const probes = (kernels: Kernels): boolean[] =>
-      Array.from({ length: ROWS }, (_, row) => kernels.isCompressible(row));
-    expect(probes(wasm)).toEqual(probes(reference));
-    for (let seed = 1; seed <= 20; seed++) {
-      // Noise with a repeat of some length somewhere, around the limit in most blocks.
-      randomFill(arena.blocks, seed);
-      const random = new Random(seed);
-      for (let row = 0; row < ROWS; row++) {
-        const from = random.below(4000);
-        const to = random.below(4000);
-        const size = random.below(Math.min(96, BLOCK - Math.max(from, to)));
-        arena.blocks.copyWithin(row * BLOCK + to, row * BLOCK + from, row * BLOCK + from + size);
-      }
-      expect(probes(wasm)).toEqual(probes(reference));
-    }
-    arena.blocks.set(copy);
-  });
-
-  it('probe yes for every block that LZ4 brings well below a block', () => {
-    const block = arena.blocks.subarray(0, BLOCK);
-    const copy = block.slice();
-    const fragment = new Uint8Array(BLOCK);
-    const text = new Uint8Array(BLOCK);
-    let no = 0;
-    for (let seed = 1; seed <= 400; seed++) {
-      const random = new Random(seed);
-      randomFill(block, seed);
-      textFill(text, seed);
-      // A stretch of text, or a repeat of what came before, in noise.
-      const at = 600 + random.below(BLOCK - 1200);
-      const size = random.below(600);
-      if (seed % 2 === 0) block.set(text.subarray(0, size), at);
-      else block.copyWithin(at, at - 600, at - 600 + size);
-      const fragmentSize = compressBlock(block, fragment);
-      if (wasm.isCompressible(0)) continue;
-      no++;
-      expect(fragmentSize === 0 || fragmentSize > 3800).toBe(true);
-    }
-    expect(no).toBeGreaterThan(30);
-    block.set(copy);
-  });
-
-  it('refuse rows outside of the arena', () => {
+  it('refuse rows and addresses outside of the arena', () => {
     for (const kernels of [wasm, reference]) {
-      expect(() => kernels.hash(0, ROWS + 1)).toThrow('rows to hash');
-      expect(() => kernels.equalsVerify(ROWS, 0)).toThrow();
-      expect(() => kernels.rowsEqual(-1, 0)).toThrow();
-      expect(() => kernels.isCompressible(ROWS)).toThrow();
+      expect(() => kernels.hash(0, ROWS + 1)).toThrow('rows of a kernel');
+      expect(() => kernels.compress(0, ROWS + 1)).toThrow('rows of a kernel');
+      arena.rowList[0] = ROWS;
+      expect(() => kernels.compress(0, 1)).toThrow('row of a kernel');
+      expect(() => kernels.equal(blockAt(0), arena.size - BLOCK + 1)).toThrow('address');
+      expect(() => kernels.equal(0, blockAt(0))).toThrow('address');
+      expect(() => kernels.expand(arena.size, 0, blockAt(0))).toThrow('address');
+      expect(() => kernels.decompress(blockAt(0), arena.size, blockAt(1))).toThrow('address');
     }
   });
 });

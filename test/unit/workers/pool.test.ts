@@ -154,23 +154,6 @@ describe.each([0, ...(built ? [1, 3] : [])])('a pool of %i workers', (workers) =
     await checkHash(arena, pool, 0, ROWS);
   });
 
-  it('gives the memory of compressed blocks back', { skip: workers > 1 }, async () => {
-    const arena = filledArena();
-    compressibleFill(arena.blocks, 9);
-    const pool = await createPool(arena, workers);
-    try {
-      const rows = every(1);
-      // Heaps of several threads have to find their sizes first.
-      for (let i = 0; i < 12; i++) await pool.compress(rows, ROWS);
-      const before = process.memoryUsage().rss;
-      // 60 MB of fragments.
-      for (let i = 0; i < 30; i++) await pool.compress(rows, ROWS);
-      expect(process.memoryUsage().rss - before).toBeLessThan(30e6);
-    } finally {
-      await pool.close();
-    }
-  });
-
   it('keeps jobs that were asked for at once apart', async () => {
     const arena = filledArena();
     const pool = await createPool(arena, workers);
