@@ -13,5 +13,6 @@ export type { Extent, Storage } from './storage/storage.ts';
 export { openFileStorage } from './storage/file-storage.ts';
 export { formatStorage, formatVolume } from './volume/format.ts';
 export { openVolume, openVolumeOn, type OpenOptions } from './volume/open.ts';
+export { rebuildVolume, type RebuildVolumeOptions } from './volume/rebuild-volume.ts';
 export { type Statistics } from './volume/statistics.ts';
 export { Volume } from './volume/volume.ts';

@@ -63,19 +63,21 @@ function groupByPage(entries: JournalEntries, from: number): Grouped {
 
 /**
  * Writes the mappings of entries `from` … to their pages; durable only after a flush. Returns the
- * number of pages. Fails with `Corrupt` where a page belongs elsewhere, and with `Io`.
+ * number of pages. `misplaced`: what becomes of a page that says it belongs elsewhere. Fails with
+ * `Corrupt` where that is a failure, and with `Io`.
  */
 export async function replayBlockMap(
   storage: Storage,
   nonce: Uint8Array,
   entries: JournalEntries,
   from: number,
+  misplaced: 'fails' | 'is empty' = 'fails',
 ): Promise<number> {
   const grouped = groupByPage(entries, from);
   const { pages } = grouped;
   for (let first = 0; first < pages.length; first += BATCH_PAGES) {
     const end = Math.min(pages.length, first + BATCH_PAGES);
-    await replayPages({ storage, nonce, entries, grouped }, first, end);
+    await replayPages({ storage, nonce, entries, grouped, misplaced }, first, end);
   }
   return pages.length;
 }
@@ -85,10 +87,11 @@ interface Replay {
   readonly nonce: Uint8Array;
   readonly entries: JournalEntries;
   readonly grouped: Grouped;
+  readonly misplaced: 'fails' | 'is empty';
 }
 
 async function replayPages(replay: Replay, first: number, end: number): Promise<void> {
-  const { storage, nonce, entries, grouped } = replay;
+  const { storage, nonce, entries, grouped, misplaced } = replay;
   const images: Extent[] = [];
   for (let p = first; p < end; p++) {
     const offset = grouped.pages[p]! * BLOCK_SIZE;
@@ -98,7 +101,7 @@ async function replayPages(replay: Replay, first: number, end: number): Promise<
   const second: Extent[] = [];
   for (let p = first; p < end; p++) {
     const { offset, bytes } = images[p - first]!;
-    adoptPage(bytes, nonce, grouped.pages[p]!);
+    adoptPage(bytes, nonce, grouped.pages[p]!, misplaced);
     for (let k = grouped.starts[p]!; k < grouped.starts[p + 1]!; k++) {
       const i = grouped.order[k]!;
       setEntry(bytes, entries.slot[i]!, entries.newPbn[i]!, entries.newState[i]!);
@@ -114,12 +117,17 @@ async function replayPages(replay: Replay, first: number, end: number): Promise<
   await storage.write(second);
 }
 
-function adoptPage(bytes: Uint8Array, nonce: Uint8Array, pbn: number): void {
+function adoptPage(
+  bytes: Uint8Array,
+  nonce: Uint8Array,
+  pbn: number,
+  misplaced: Replay['misplaced'],
+): void {
   const validity = pageValidity(bytes, nonce, pbn);
-  if (validity === 'bad') {
+  if (validity === 'bad' && misplaced === 'fails') {
     throw new VdoError('Corrupt', `block map page ${pbn} carries the number of another block`, {
       pbn,
     });
   }
-  if (validity === 'empty') formatPage(bytes, nonce, pbn, false);
+  if (validity !== 'valid') formatPage(bytes, nonce, pbn, false);
 }

@@ -26,6 +26,13 @@ import {
 } from '../model/records.ts';
 import { BLOCK, runNow, type SyncStorage } from '../model/steps.ts';
 
+/** The bytes of a storage in memory as an image. */
+export function imageOf(storage: SyncStorage & { readonly size: number }): Image {
+  const bytes = Buffer.alloc(storage.size);
+  storage.readSync([{ offset: 0, bytes }]);
+  return new Image(bytes);
+}
+
 /** Bytes in memory as a storage that notes whether anything was written. */
 export class ImageStorage implements Storage, SyncStorage {
   readonly bytes: Buffer;
@@ -123,8 +130,9 @@ export class Image {
     block[at] = count;
   }
 
-  /** Every tree page in use, roots first. */
+  /** Every tree page in use, roots first; of a damaged volume what can be found, each once. */
   pages(): PageRef[] {
+    const seen = new Set<number>();
     let level = Array.from({ length: 60 }, (_, root) => ({
       pbn: this.layout.rootOrigin + root,
       height: 4,
@@ -132,9 +140,11 @@ export class Image {
     }));
     const all: PageRef[] = [];
     for (let height = 4; height >= 0; height--) {
-      const valid = level.filter(
-        ({ pbn }) => judgePage(this.block(pbn), pbn, this.layout.nonce) === 'valid',
-      );
+      const valid = level.filter(({ pbn }) => {
+        if (pbn >= this.layout.physicalBlocks || seen.has(pbn)) return false;
+        seen.add(pbn);
+        return judgePage(this.block(pbn), pbn, this.layout.nonce) === 'valid';
+      });
       all.push(...valid);
       level = valid.flatMap(({ pbn, leaf }) =>
         height === 0
@@ -156,6 +166,18 @@ export class Image {
     for (let slot = 0; slot < SLOTS; slot++) {
       const at = slotAt(slot);
       if ((block[at]! & 15) !== 0) found.push({ slot, mapping: getMapping(block, at) });
+    }
+    return found;
+  }
+
+  /** Every mapping in the leaves, by logical block, as `state:pbn`. */
+  mappings(): Map<number, string> {
+    const found = new Map<number, string>();
+    for (const { pbn, height, leaf } of this.pages()) {
+      if (height > 0) continue;
+      for (const { slot, mapping } of this.entries(pbn)) {
+        found.set(leaf * SLOTS + slot, `${mapping.state}:${mapping.pbn}`);
+      }
     }
     return found;
   }

@@ -18,7 +18,8 @@ export const COMMANDS: Readonly<Record<string, Loader>> = {
   audit: () => import('./audit.ts'),
   measure: () => import('./measure.ts'),
   recover: () => import('./recover.ts'),
+  rebuild: () => import('./rebuild.ts'),
 };
 
 /** Names that later versions give a meaning. */
-export const RESERVED: readonly string[] = ['grow', 'rebuild'];
+export const RESERVED: readonly string[] = ['grow'];
