@@ -39,7 +39,8 @@ export async function dumpJournal(
   withEntries: boolean,
 ): Promise<RecoveryBlockDump[]> {
   const { partitions } = inspection.needSuperBlock();
-  const { offset, count } = partitions.recoveryJournal;
+  const { offset } = partitions.recoveryJournal;
+  const count = Math.min(partitions.recoveryJournal.count, inspection.blocksFrom(offset));
   const blocks: RecoveryBlockDump[] = [];
   for (let first = 0; first < count; first += BLOCKS_PER_READ) {
     const some = Math.min(BLOCKS_PER_READ, count - first);

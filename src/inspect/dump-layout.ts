@@ -3,6 +3,7 @@
  */
 import { BLOCK_SIZE } from '../base/constants.ts';
 import { isZero } from '../base/bytes.ts';
+import { VdoError } from '../base/errors.ts';
 import { indexGigabytes, indexRegionBlocks } from '../index/uds/index-geometry.ts';
 import { slabsOf } from '../volume/labels.ts';
 import type { Inspection } from './inspection.ts';
@@ -97,10 +98,16 @@ export async function dumpIndexRegion(inspection: Inspection): Promise<IndexRegi
   return { kind, ...size, indexMemory: gigabytes ?? null };
 }
 
-/** Slab `number` as ranges of blocks. */
+/**
+ * Slab `number` as ranges of blocks. Fails with `Corrupt` where the parts of a slab do not fit into it:
+ * numbers out of a damaged super block would be taken for sizes of what is to be read.
+ */
 export function slabRanges(inspection: Inspection, number: number) {
   const superBlock = inspection.needSuperBlock();
   const { slab, firstBlock, slabSize } = superBlock;
+  if (slab.dataBlocks + slab.referenceBlocks + slab.journalBlocks > slabSize) {
+    throw new VdoError('Corrupt', `the super block divides slabs of ${slabSize} blocks into more`);
+  }
   const start = firstBlock + number * slabSize;
   const counts = start + slab.dataBlocks;
   const journal = counts + slab.referenceBlocks;

@@ -93,6 +93,12 @@ export class Inspection {
     return bytes;
   }
 
+  /** How many blocks there are from `pbn` to the end of the file. */
+  blocksFrom(pbn: number): number {
+    const end = Math.floor(this.storage.size / BLOCK_SIZE) + (this.geometry?.bioOffset ?? 0);
+    return Math.max(0, end - pbn);
+  }
+
   block(pbn: number): Promise<Uint8Array | undefined> {
     return this.blocks(pbn, 1);
   }
