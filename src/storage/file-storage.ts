@@ -6,6 +6,9 @@
  *   are not in order, which is cheap beside the calls it saves.
  * - A failed `flush` poisons the storage: the system may already have dropped the dirty pages, so
  *   every later write and flush fails too. Reads go on.
+ * - A flush says that bytes are safe, so it first looks whether the file still is what was opened: one
+ *   that was cut short (what is written beyond its end makes it longer again, with zeros between), or
+ *   has no name any more (removed, or another file moved over it), poisons the storage as well.
  * - A block device is opened exclusively for writing: one that is mounted or mapped is refused.
  *
  * Small calls are synchronous, as long as that pays. On cached pages a synchronous 4 KiB read costs
@@ -69,6 +72,8 @@ class FileStorage implements Storage {
   readonly readOnly: boolean;
   readonly #path: string;
   readonly #fd: number;
+  /** Whether the system counts the names of the file (some file systems do not). */
+  readonly #hasName: boolean;
   /** Until when small calls go to the thread pool. */
   readonly #asyncUntilMs = { read: 0, write: 0 };
   /** Reads, writes and flushes that have begun and not ended. */
@@ -85,6 +90,7 @@ class FileStorage implements Storage {
   constructor(path: string, fd: number, size: number, readOnly: boolean) {
     this.#path = path;
     this.#fd = fd;
+    this.#hasName = fs.fstatSync(fd).nlink > 0;
     this.size = size;
     this.readOnly = readOnly;
   }
@@ -137,6 +143,8 @@ class FileStorage implements Storage {
   #startFlush(): Promise<void> {
     this.#nextFlush = undefined;
     if (this.#poison !== undefined) return Promise.reject(this.#poison);
+    this.#poison = this.#whatBecameOfFile();
+    if (this.#poison !== undefined) return Promise.reject(this.#poison);
     const flushing = new Promise<void>((resolve, reject) => {
       fs.fdatasync(this.#fd, (error) => {
         this.#flushing = undefined;
@@ -147,6 +155,25 @@ class FileStorage implements Storage {
     });
     this.#flushing = flushing;
     return flushing;
+  }
+
+  /** Why nothing that is written to the file can be kept, if so. */
+  #whatBecameOfFile(): VdoError | undefined {
+    let stats: fs.Stats;
+    try {
+      stats = fs.fstatSync(this.#fd);
+    } catch (error) {
+      return this.#failure('flush', error);
+    }
+    if (!stats.isFile()) return undefined;
+    const where = { path: this.#path };
+    if (stats.size < this.size) {
+      const message = `${this.#path} was cut short while it was open: it has ${stats.size} bytes, it had ${this.size}`;
+      return new VdoError('Truncated', message, where);
+    }
+    if (stats.nlink > 0 || !this.#hasName) return undefined;
+    const message = `${this.#path} was removed or replaced while it was open: what is written would be lost`;
+    return new VdoError('Io', message, where);
   }
 
   /** Makes every call. All of them have ended when it returns or throws. */
