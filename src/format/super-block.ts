@@ -387,6 +387,9 @@ function checkSizes(sb: SuperBlock): void {
   check(sb.lastBlock > sb.firstBlock, `slabs from block ${sb.firstBlock} to ${sb.lastBlock}`);
   check(sb.zoneCount <= MAX_PHYSICAL_ZONES, `${sb.zoneCount} physical zones`);
   check(sb.journalStart < 2 ** 48, `journal start ${sb.journalStart}`);
+  // Each recovery counts them up, and must find room to.
+  check(sb.completeRecoveries < 2 ** 52, `${sb.completeRecoveries} recoveries`);
+  check(sb.readOnlyRecoveries < 2 ** 52, `${sb.readOnlyRecoveries} rebuilds`);
 }
 
 function corrupt(what: string): VdoError {
