@@ -40,9 +40,9 @@ export class Budget {
     return this.#most;
   }
 
-  /** Whether somebody waits for room. */
+  /** Whether somebody waits for room who holds nothing and so cannot help itself. */
   get isShort(): boolean {
-    return this.#waiting.length > 0;
+    return this.#waiting.some(({ account }) => account.heldBytes === 0);
   }
 
   /** For `Account`. */
@@ -93,6 +93,7 @@ export class Account {
   readonly #limitBytes: number;
   #held = 0;
   #lacksBudget = false;
+  #closed = false;
 
   constructor(budget: Budget, limitBytes: number) {
     this.#budget = budget;
@@ -113,7 +114,9 @@ export class Account {
     return true;
   }
 
+  /** Gives back; after `close` it has been done already. */
   give(bytes: number): void {
+    if (this.#closed) return;
     this.#held -= bytes;
     this.#budget.give(bytes);
   }
@@ -132,5 +135,6 @@ export class Account {
   close(): void {
     this.leave();
     this.give(this.#held);
+    this.#closed = true;
   }
 }

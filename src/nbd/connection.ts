@@ -3,13 +3,13 @@
  * transmission, and ends the connection in order.
  *
  * Invariants:
- * - A client that has not opened an export within `HANDSHAKE_MS` is cut off.
+ * - A client that has not opened an export within `handshakeMs` is cut off.
  * - Nothing that a client does or leaves undone throws out of here; the worst is the end of its own
  *   connection.
  * - The end is the same for everyone: replies are sent, the write side is closed, and what still
  *   arrives is dropped until the client closes too (closing with unread bytes would reset the
  *   connection and could take the last replies with it), `LINGER_MS` at most.
- * - Who takes no replies while others wait for the memory that they hold is cut off after `STALL_MS`.
+ * - Who takes no replies while others wait for the memory that they hold is cut off after `stallMs`.
  */
 import type { Socket } from 'node:net';
 import { Account, type Budget } from './budget.ts';
@@ -22,9 +22,16 @@ import { receiveInto } from './receive.ts';
 import type { TlsServer } from './tls.ts';
 import { Transmission } from './transmission.ts';
 
-const HANDSHAKE_MS = 30_000;
+/** How long a client may take, in milliseconds. */
+export interface Deadlines {
+  /** To open an export. */
+  readonly handshakeMs: number;
+  /** To take any part of its replies while others wait for the memory. */
+  readonly stallMs: number;
+}
+
+export const DEADLINES: Deadlines = { handshakeMs: 30_000, stallMs: 10_000 };
 const LINGER_MS = 2_000;
-const STALL_MS = 10_000;
 const KEEP_ALIVE_MS = 60_000;
 /** Bytes a client may send ahead of the handshake. */
 const MAX_AHEAD_BYTES = 65_536;
@@ -39,6 +46,7 @@ export interface Shared {
   /** One read of a socket at most; one buffer serves all of them. */
   readonly buffer: Buffer;
   readonly tls: TlsServer | undefined;
+  readonly deadlines: Deadlines;
 }
 
 export class Connection {
@@ -100,7 +108,7 @@ export class Connection {
   sweep(nowMs: number): void {
     this.#transmission?.sweep(nowMs);
     const stalledMs = this.#output?.stalledMs(nowMs) ?? 0;
-    if (stalledMs < STALL_MS || !this.#shared.budget.isShort) return;
+    if (stalledMs < this.#shared.deadlines.stallMs || !this.#shared.budget.isShort) return;
     this.#shared.offer.report('a client that takes no replies was cut off: others need the memory');
     this.destroy();
   }
@@ -117,8 +125,8 @@ export class Connection {
   }
 
   async #run(idle: () => void): Promise<void> {
-    const { offer } = this.#shared;
-    const deadline = setTimeout(() => this.#socket.destroy(), HANDSHAKE_MS);
+    const { offer, deadlines } = this.#shared;
+    const deadline = setTimeout(() => this.#socket.destroy(), deadlines.handshakeMs);
     const session = await negotiate(this.#channel(), offer);
     clearTimeout(deadline);
     if (session === undefined || this.#ending) {

@@ -12,7 +12,7 @@ import type { Socket } from 'node:net';
 import { VdoError } from '../base/errors.ts';
 import { Budget } from './budget.ts';
 import { BufferPool } from './buffer-pool.ts';
-import { Connection, type Shared } from './connection.ts';
+import { Connection, DEADLINES, type Deadlines, type Shared } from './connection.ts';
 import { makeExports, type ExportOptions } from './export.ts';
 import type { Offer } from './handshake.ts';
 import {
@@ -41,6 +41,8 @@ export interface ServeOptions extends ListenOptions {
   readonly tls?: TlsOptions;
   /** Bytes of requests in flight and of replies not taken, of all clients. Default 128 MiB. */
   readonly memoryBytes?: number;
+  /** How long clients may take: see docs/NBD.md. */
+  readonly deadlines?: Partial<Deadlines>;
   /** Told what failed on a device, in one line. */
   readonly report?: (message: string) => void;
   /** Told when clients come and go, in one line. */
@@ -92,6 +94,7 @@ export async function serve(
       pool: new BufferPool(POOL_BYTES),
       buffer: Buffer.allocUnsafeSlow(RECEIVE_BYTES),
       tls: tls === undefined ? undefined : createTlsServer(tls),
+      deadlines: { ...DEADLINES, ...options.deadlines },
     },
     options,
   );

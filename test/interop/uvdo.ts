@@ -38,22 +38,27 @@ export async function library(): Promise<Library> {
 export interface Server {
   readonly uri: string;
   readonly socket: string;
+  readonly pid: number;
   /** SIGTERM, and the exit status. */
   stop(): Promise<number | null>;
   /** SIGKILL. */
   kill(): Promise<void>;
 }
 
-/** Starts `uvdo serve` on a Unix socket in `folder`, and waits until it listens. */
+/**
+ * Starts `uvdo serve` on a Unix socket in `folder`, and waits until it listens. One volume is the
+ * export `disk`, several have their files' names.
+ */
 export async function serve(
-  path: string,
+  paths: string | readonly string[],
   folder: string,
   options: readonly string[] = [],
 ): Promise<Server> {
   const socket = join(folder, `socket-${Date.now() % 1e6}`);
+  const files = typeof paths === 'string' ? [paths, '--export', 'disk'] : paths;
   const child = spawn(
     process.execPath,
-    [COMMAND, 'serve', path, '--socket', socket, '--export', 'disk', ...options],
+    [COMMAND, 'serve', ...files, '--socket', socket, ...options],
     { stdio: ['ignore', 'ignore', 'pipe'] },
   );
   let complaints = '';
@@ -69,6 +74,7 @@ export async function serve(
   return {
     uri: `nbd+unix:///disk?socket=${socket}`,
     socket,
+    pid: child.pid!,
     stop: () => {
       child.kill('SIGTERM');
       return ended;
