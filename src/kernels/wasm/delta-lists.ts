@@ -303,6 +303,16 @@ export function examine(h: usize): bool {
   return bit == size;
 }
 
+/** Where part 0 … 7 of a list begins: 1/8 of all keys each; 8 is its end. */
+export function signpost(h: usize, part: u32): u32 {
+  return part == 8 ? sizeOf(h) : <u32>load<u16>(h + SIGNPOSTS + ((<usize>part) << 1));
+}
+
+/** The key in front of a part. */
+export function signpostKey(h: usize, part: u32): u32 {
+  return load<u32>(h + SIGNPOST_KEYS + ((<usize>part) << 2));
+}
+
 function setSignpost(h: usize, post: usize, bit: u32, key: u32): void {
   store<u16>(h + SIGNPOSTS + (post << 1), bit);
   store<u32>(h + SIGNPOST_KEYS + (post << 2), key);

@@ -4,7 +4,7 @@
  * src/index/uds/zone-model.ts. The caller has checked all arguments; chapters arrive as f64.
  *
  * - Row i of every column belongs to name i. A name's list lies in this zone: the caller sees to it.
- * - Entries of chapters below `low` go when their list is next looked at: see `purge`.
+ * - Entries of chapters below `low` go when their list is next looked at: see delta-purge.ts.
  */
 import {
   BASE,
@@ -16,13 +16,9 @@ import {
   foundBit,
   foundDelta,
   foundEnd,
-  incrementKeys,
   insertBase,
   insertCollision,
   keyBefore,
-  longRun,
-  minBits,
-  minKeys,
   records,
   removeAt,
   search,
@@ -42,9 +38,9 @@ import {
   touchedBytes,
 } from './delta-memory';
 import { copyShifted, readBits } from './delta-bits';
+import { purge, purged } from './delta-purge';
 
 const NAME_SIZE: usize = 16;
-const NAME_BITS: u32 = 128;
 const SAVED_HEADER: u32 = 8;
 /** Rows whose lists are fetched from memory together, before any of them is searched. */
 const AHEAD: u32 = 16;
@@ -67,7 +63,6 @@ let keyMask: u32 = 0;
 let mask: u32 = 0;
 let low: u64 = 0;
 let high: u64 = 0;
-let purged: f64 = 0;
 let overflows: f64 = 0;
 /** Keeps the compiler from dropping loads whose only use is that they were made. */
 let touched: u32 = 0;
@@ -153,7 +148,7 @@ function fetch(row: u32, end: u32): void {
 /** The header of row i's list, whose expired entries are gone, after its name was searched there. */
 function find(i: u32, name: usize): usize {
   const h = <usize>load<u32>(placeAt + (i << 2));
-  if (load<u64>(h, 8) < low) purge(h);
+  if (load<u64>(h, 8) < low) purge(h, low, high, mask);
   search(h, keyOf(name), name);
   return h;
 }
@@ -162,41 +157,6 @@ function find(i: u32, name: usize): usize {
 function foundChapter(h: usize): u64 {
   const value = <u32>readBits(startOf(h), foundBit, valueBits);
   return low + ((value - <u32>low) & mask);
-}
-
-/** Removes what belongs to chapters below `low`, and notes a lower bound of what is left. */
-function purge(h: usize): void {
-  const flush = load<u64>(h, 8);
-  const gone = <u32>min(low - flush, <u64>mask + 1);
-  let smallest = mask;
-  const base = startOf(h);
-  let size = sizeOf(h);
-  let bit: u32 = 0;
-  let before: u32 = 0;
-  while (bit < size) {
-    const word = load<u64>(base + (bit >> 3)) >> (bit & 7);
-    const chapter = (<u32>word - <u32>flush) & mask;
-    const restAt = <u64>(valueBits + minBits);
-    const rest = word >> restAt;
-    let delta = (<u32>(word >> valueBits)) & ((1 << minBits) - 1);
-    let end = bit + <u32>restAt;
-    const isLong = delta >= minKeys;
-    let zeros = <u32>ctz<u64>(rest);
-    if (isLong && rest == 0) zeros = longRun(base, end, size);
-    delta += select<u32>(zeros * incrementKeys, 0, isLong);
-    end += select<u32>(zeros + 1, 0, isLong);
-    if (delta == 0 && bit > 0) end += NAME_BITS;
-    if (chapter < gone) {
-      removeAt(h, bit, end, delta, before);
-      size = sizeOf(h);
-      purged += 1;
-    } else {
-      smallest = min(smallest, chapter);
-      before += delta;
-      bit = end;
-    }
-  }
-  store<u64>(h, min(high, low + ((flush + smallest - low) & mask)), 8);
 }
 
 /** Fills entries and chapters of rows 0 … count − 1. */
