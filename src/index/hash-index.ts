@@ -22,6 +22,10 @@ export interface IndexStatistics {
   updatesFound: number;
   updatesNotFound: number;
   entriesDiscarded: number;
+  /** Names held in full because another one looks the same to the index; where it can tell. */
+  collisionEntries?: number;
+  /** While it is rebuilt: chapters still to be replayed; where an index has such. */
+  chaptersToReplay?: number;
   /** Bytes of memory the index occupies. */
   memoryBytes: number;
 }

@@ -45,14 +45,17 @@ export interface MemoryIndexOptions {
    * 13 to 26 bytes each.
    */
   readonly capacity?: number;
+  /** What its user should hear: why there is no better one. */
+  readonly warning?: Error;
 }
 
 export function createMemoryIndex(options: MemoryIndexOptions = {}): HashIndex {
-  return new MemoryIndex(options.capacity ?? DEFAULT_MEMORY_INDEX_CAPACITY);
+  return new MemoryIndex(options);
 }
 
 class MemoryIndex implements HashIndex {
   readonly kind = 'memory';
+  readonly warning: Error | null;
   readonly #maxBuckets: number;
   #words: Uint32Array;
   #mask: number;
@@ -63,7 +66,8 @@ class MemoryIndex implements HashIndex {
   #updatesNotFound = 0;
   #discarded = 0;
 
-  constructor(capacity: number) {
+  constructor({ capacity = DEFAULT_MEMORY_INDEX_CAPACITY, warning }: MemoryIndexOptions) {
+    this.warning = warning ?? null;
     assert(Number.isInteger(capacity) && capacity > 0, 'capacity of an index');
     let buckets = 2;
     while (buckets * RECORDS_PER_BUCKET < capacity) buckets *= 2;

@@ -27,8 +27,6 @@ import {
   type SuperBlock,
 } from '../format/super-block.ts';
 import type { HashIndex } from '../index/hash-index.ts';
-import { openLevelIndex } from '../index/level-index.ts';
-import { createMemoryIndex } from '../index/memory-index.ts';
 import { createNullIndex } from '../index/null-index.ts';
 import { Arena } from '../kernels/arena.ts';
 import { RecoveryJournal } from '../recovery-journal/recovery-journal.ts';
@@ -42,11 +40,17 @@ import type { Storage } from '../storage/storage.ts';
 import { createPool, defaultWorkers } from '../workers/pool.ts';
 import { readLabels, type Labels } from './labels.ts';
 import { loadDepot, type LoadedDepot } from './load-depot.ts';
+import { hasIndexRegion, openIndex, type IndexChoice, type IndexPlace } from './open-index.ts';
 import { Volume } from './volume.ts';
 
 export interface OpenOptions {
-  /** `memory`: gone at close; `level`: a directory `FILE.index`; `off`; or an index of your own. */
-  readonly index?: 'memory' | 'level' | 'off' | HashIndex;
+  /**
+   * `uds`: in the volume (default, where it has room for one); `memory`: gone at close (default
+   * elsewhere); `level`: a directory `FILE.index`; `off`; or an index of your own.
+   */
+  readonly index?: IndexChoice | HashIndex;
+  /** The default for volumes without room for an index of their own. */
+  readonly fallbackIndex?: 'memory' | 'level';
   /** Compress what is stored (default). */
   readonly compression?: boolean;
   readonly readOnly?: boolean;
@@ -120,7 +124,7 @@ async function open(
   const { storage, superBlock, ...found } = await ready(shifted, labelsFound, readOnly);
   const labels = { geometry, superBlock };
   const loaded = await loadDepot(storage, superBlock);
-  const parts = await assemble(storage, labels, loaded, options, path, readOnly);
+  const parts = await assemble({ device, storage, labels, path, readOnly }, loaded, options);
   try {
     if (!readOnly && found.recovery === null) await markDirty(storage, labels, loaded);
   } catch (error) {
@@ -225,13 +229,19 @@ async function markDirty(
   await storage.flush();
 }
 
+interface Opened {
+  /** With the device's own offsets. */
+  readonly device: Storage;
+  readonly storage: Storage;
+  readonly labels: Labels;
+  readonly path: string | null;
+  readonly readOnly: boolean;
+}
+
 async function assemble(
-  storage: Storage,
-  labels: Labels,
+  { device, storage, labels, path, readOnly }: Opened,
   { depot, summary }: LoadedDepot,
   options: OpenOptions,
-  path: string | null,
-  readOnly: boolean,
 ): Promise<DataPath> {
   const { superBlock } = labels;
   const { nonce, partitions } = superBlock;
@@ -273,7 +283,9 @@ async function assemble(
   const stepPages = Math.max(1, Math.min(stepEntries, Math.floor(cachePages / 4)));
   const packerBins = Math.max(1, options.packerBins ?? DEFAULT_PACKER_BINS);
   const arena = new Arena(2 * batchBlocks, packerBins);
-  const index = readOnly ? createNullIndex() : await openIndex(options, path, nonce);
+  const index = readOnly
+    ? createNullIndex()
+    : await chosenIndex(options, { device, labels, path, health });
   const pool = await createPool(arena, readOnly ? 0 : (options.workers ?? defaultWorkers()));
   return {
     storage,
@@ -296,18 +308,11 @@ async function assemble(
   };
 }
 
-async function openIndex(
-  { index = 'memory', indexCapacity }: OpenOptions,
-  path: string | null,
-  nonce: Uint8Array,
+async function chosenIndex(
+  { index, fallbackIndex = 'memory', indexCapacity }: OpenOptions,
+  place: Omit<IndexPlace, 'capacity'>,
 ): Promise<HashIndex> {
   if (typeof index === 'object') return index;
-  if (index === 'off') return createNullIndex();
-  if (index === 'memory') {
-    return createMemoryIndex(indexCapacity === undefined ? {} : { capacity: indexCapacity });
-  }
-  if (path === null) {
-    throw new VdoError('InvalidArgument', 'a level index needs a volume with a path');
-  }
-  return openLevelIndex(`${path}.index`, { nonce });
+  const choice = index ?? (hasIndexRegion(place.labels) ? 'uds' : fallbackIndex);
+  return openIndex(choice, { ...place, capacity: indexCapacity });
 }

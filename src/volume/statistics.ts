@@ -5,6 +5,7 @@
 import { BLOCK_SIZE } from '../base/constants.ts';
 import { needsRebuild, type SuperBlock } from '../format/super-block.ts';
 import type { DataPath } from '../data-path/data-path.ts';
+import type { IndexStatistics } from '../index/hash-index.ts';
 
 export interface Savings {
   readonly logicalUsed: number;
@@ -122,7 +123,7 @@ function ownStatistics(path: DataPath): Statistics {
   const { counters, packer, arena } = path;
   const { memoryBytes, ...index } = path.index.statistics();
   return {
-    index: { kind: path.index.kind, ...index },
+    index: { kind: path.index.kind, ...(path.index.kind === 'uds' ? inKernelTerms(index) : index) },
     blocks: {
       written: counters.writtenBlocks,
       read: counters.readBlocks,
@@ -139,5 +140,23 @@ function ownStatistics(path: DataPath): Statistics {
       arenaBytes: arena.size,
       indexBytes: memoryBytes,
     },
+  };
+}
+
+/**
+ * dm-vdo posts a name together with a block it may not need; here a name is looked up, and recorded
+ * once its block is stored. The lookup is what dm-vdo counts as a post; a record for a name that is not
+ * known yet is the second half of one, and not counted again.
+ */
+function inKernelTerms(index: Omit<IndexStatistics, 'memoryBytes'>): Statistics {
+  const { queriesFound, queriesNotFound, updatesNotFound, ...others } = index;
+  return {
+    ...others,
+    postsFound: queriesFound,
+    postsNotFound: queriesNotFound,
+    queriesFound: 0,
+    queriesNotFound: 0,
+    updatesNotFound: 0,
+    recordsAdded: updatesNotFound,
   };
 }

@@ -179,6 +179,8 @@ export class Volume implements BlockDevice {
     await path.scrubber.all();
     await path.committer.checkpoint();
     await closeIndex();
+    // A flush of the index that failed may have lost what the checkpoint wrote.
+    path.health.check();
     await storage.write([this.#superBlockImage()]);
     await storage.flush();
   }

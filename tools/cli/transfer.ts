@@ -1,6 +1,6 @@
 /** What the commands that move images have in common: index choice, sources, the report. */
 import { BLOCK_SIZE } from '../../src/base/constants.ts';
-import { VdoError } from '../../src/base/errors.ts';
+import type { OpenOptions } from '../../src/volume/open.ts';
 import type { Statistics } from '../../src/volume/statistics.ts';
 import type { Volume } from '../../src/volume/volume.ts';
 import { importImage } from '../../src/transfer/import-image.ts';
@@ -10,19 +10,25 @@ import { printJson, printLines, remark } from './json.ts';
 import { Progress } from './progress.ts';
 import { formatSize } from './sizes.ts';
 
-export const INDEX_CHOICES = ['memory', 'level', 'off'] as const;
+export const INDEX_CHOICES = ['uds', 'level', 'memory', 'off'] as const;
 
 export const INDEX_OPTION = {
   value: 'KIND',
-  help: 'where duplicates are looked up: memory (gone afterwards), level (FILE.index), off',
+  help:
+    'where duplicates are looked up: uds (in the volume; the default where it has room), ' +
+    'level (FILE.index), memory (gone afterwards), off',
 } as const;
 
-/** The index that was asked for. Fails with `InvalidArgument`. */
-export function indexOf(args: Arguments, fallback: 'memory' | 'level'): 'memory' | 'level' | 'off' {
-  if (args.text('index') === 'uds') {
-    throw new VdoError('InvalidArgument', '--index uds is not available in this version');
-  }
-  return args.choice('index', INDEX_CHOICES) ?? fallback;
+/**
+ * The index that was asked for, and what takes the default's place in volumes without room for one. Fails
+ * with `InvalidArgument`.
+ */
+export function indexOptions(
+  args: Arguments,
+  fallbackIndex: 'memory' | 'level',
+): Pick<OpenOptions, 'index' | 'fallbackIndex'> {
+  const index = args.choice('index', INDEX_CHOICES);
+  return { ...(index === undefined ? {} : { index }), fallbackIndex };
 }
 
 export interface Placed {

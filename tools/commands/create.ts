@@ -11,7 +11,7 @@ import { formatVolume } from '../../src/volume/format.ts';
 import { indexMemorySetting, indexRegionBlocks } from '../../src/index/uds/index-geometry.ts';
 import { openVolume } from '../../src/volume/open.ts';
 import type { Arguments, Command } from '../cli/args.ts';
-import { importAll, INDEX_OPTION, indexOf, reportImport } from '../cli/transfer.ts';
+import { importAll, INDEX_OPTION, indexOptions, reportImport } from '../cli/transfer.ts';
 import { FORMAT_OPTIONS, formatOptionsOf } from './format.ts';
 
 export const command: Command = {
@@ -33,7 +33,7 @@ export const command: Command = {
 
   async run(args) {
     const path = args.at(0);
-    const index = indexOf(args, 'memory');
+    const index = indexOptions(args, 'memory');
     const sources: ImageSource[] = [];
     try {
       for (const source of args.positionals.slice(1)) {
@@ -42,7 +42,7 @@ export const command: Command = {
       }
       await formatVolume(path, { ...sizesFor(args, sources), force: args.flag('force') });
       const volume = await openVolume(path, {
-        index,
+        ...index,
         compression: !args.flag('no-compression'),
       });
       let done;

@@ -2,7 +2,7 @@
 import { checkDifferent, openImageSource } from '../../src/transfer/image-source.ts';
 import { openVolume } from '../../src/volume/open.ts';
 import type { Command } from '../cli/args.ts';
-import { importAll, INDEX_OPTION, indexOf, reportImport } from '../cli/transfer.ts';
+import { importAll, INDEX_OPTION, indexOptions, reportImport } from '../cli/transfer.ts';
 
 export const command: Command = {
   name: 'import',
@@ -19,12 +19,12 @@ export const command: Command = {
   async run(args) {
     const path = args.at(0);
     const at = args.size('at') ?? 0;
-    const index = indexOf(args, 'level');
+    const index = indexOptions(args, 'level');
     checkDifferent(path, args.at(1));
     const source = await openImageSource(args.at(1));
     try {
       const volume = await openVolume(path, {
-        index,
+        ...index,
         compression: !args.flag('no-compression'),
       });
       let done;

@@ -12,7 +12,7 @@ import { printJson, printLines, remark } from '../cli/json.ts';
 import { Log, LOG_OPTION } from '../cli/log.ts';
 import { LISTEN_OPTIONS, listenOptionsOf, writePidFile } from '../cli/serve-options.ts';
 import { formatSize } from '../cli/sizes.ts';
-import { INDEX_OPTION, indexOf, tellNotice, warnOfIndex } from '../cli/transfer.ts';
+import { INDEX_OPTION, indexOptions, tellNotice, warnOfIndex } from '../cli/transfer.ts';
 
 const STOP_SIGNALS = ['SIGTERM', 'SIGINT', 'SIGHUP'] as const;
 
@@ -54,7 +54,7 @@ export const command: Command = {
       for (const [i, path] of args.positionals.entries()) {
         if (stop.requested) return;
         const volume = await openVolume(path, {
-          index: indexOf(args, 'level'),
+          ...indexOptions(args, 'level'),
           compression: !args.flag('no-compression'),
           readOnly: args.flag('read-only'),
         });

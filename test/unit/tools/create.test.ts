@@ -144,7 +144,7 @@ describe('create', () => {
     const wrong: readonly (readonly string[])[] = [
       [at('v.vdo')],
       [at('v.vdo'), source, '--index', 'best'],
-      [at('v.vdo'), source, '--index', 'uds'],
+      [at('v.vdo'), source, '--index', 'best'],
       [at('v.vdo'), source, '--logical-size', '0'],
       [at('v.vdo'), source, source, '--logical-size', '4K'],
     ];

@@ -110,7 +110,7 @@ describe('import', () => {
       [2, [source, '--at', 'there']],
       [2, [at('v.vdo')]],
       [1, [at('none')]],
-      [2, [source, '--index', 'uds']],
+      [2, [source, '--index', 'best']],
     ];
     for (const [status, args] of cases) {
       const outcome = await uvdo('import', at('v.vdo'), ...args);

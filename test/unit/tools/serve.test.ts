@@ -182,7 +182,7 @@ describe('serve', () => {
       ['--log', 'loud'],
       ['--http', '127.0.0.1:80'],
       ['--port', 'x'],
-      ['--index', 'uds'],
+      ['--index', 'best'],
       [path],
       ['--export', 'x', join(directory.path, 'b.vdo')],
     ]) {
