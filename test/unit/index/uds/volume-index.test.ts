@@ -1,6 +1,6 @@
 import { describe, expect, test } from 'vitest';
 import { Random } from '../../../../bench/data.ts';
-import { makeIndexGeometry } from '../../../../src/index/uds/index-geometry.ts';
+import { indexGeometry, makeIndexGeometry } from '../../../../src/index/uds/index-geometry.ts';
 import { createVolumeIndex } from '../../../../src/index/uds/volume-index.ts';
 import { saveVolumeIndex } from '../../../../src/index/uds/volume-index-save.ts';
 import type { VolumeIndex } from '../../../../src/index/uds/volume-index.ts';
@@ -150,4 +150,37 @@ test('names of the last chapters are found in theirs, older ones nowhere', () =>
     expect(right(chapter, chapter)).toBeGreaterThan(rows - 3);
   for (const chapter of [0, 1, 2, 4, 11]) expect(right(chapter, -1)).toBeGreaterThan(rows - 3);
   expect(right(3, 19)).toBeGreaterThan(rows - 3);
+});
+
+test.each([
+  [2, false, 1],
+  [4, false, 2],
+  [16, false, 8],
+  [8, true, 2 + 2],
+])('an index of %i GB, sparse %s, lies in %i memories', (gigabytes, sparse, memories) => {
+  const geometry = indexGeometry(gigabytes, sparse);
+  const index = createVolumeIndex(geometry);
+  const zones = index.subIndexes.flatMap((sub) => sub.zones);
+  expect(zones.length).toBe(memories);
+  for (const zone of zones) expect(zone.counts().memoryBytes).toBeLessThanOrEqual(2 ** 31);
+  const random = new Random(gigabytes);
+  const rows = 256;
+  const names = new Uint8Array(rows * 16).map(() => random.below(256));
+  const found = { entry: new Uint8Array(rows), chapter: new Float64Array(rows) };
+  const result = new Uint8Array(rows);
+  // Far along: chapter numbers of more bits than are stored.
+  const chapter = 2 ** 40 + 12345;
+  index.openChapter(chapter);
+  index.put(names, rows, new Uint8Array(rows).fill(ADD), chapter, result);
+  index.openChapter(chapter + 1);
+  index.lookup(names, rows, found);
+  expect(found.chapter).toEqual(new Float64Array(rows).fill(chapter));
+  expect(Math.min(...zones.map((zone) => zone.counts().records))).toBeGreaterThan(0);
+  // As large as it may become, and yet next to nothing of it is resident.
+  const { memoryBytes } = index.statistics();
+  expect(memoryBytes).toBeGreaterThan(0.8e9 * gigabytes);
+  index.openChapter(chapter + geometry.chapters);
+  index.lookup(names, rows, found);
+  expect(found.entry.every((entry) => entry === 0)).toBe(true);
+  expect(index.statistics()).toMatchObject({ records: 0, discarded: rows, bits: 0 });
 });
