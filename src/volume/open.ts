@@ -25,12 +25,14 @@ import {
   READ_ONLY,
   stateName,
   type SuperBlock,
+  type VolumeState,
 } from '../format/super-block.ts';
+import type { GeometryBlock } from '../format/geometry-block.ts';
 import type { HashIndex } from '../index/hash-index.ts';
 import { createNullIndex } from '../index/null-index.ts';
 import { Arena } from '../kernels/arena.ts';
 import { RecoveryJournal } from '../recovery-journal/recovery-journal.ts';
-import { recover, recoverInMemory, type RecoveryReport } from '../repair/recover.ts';
+import { recover, type RecoveryReport } from '../repair/recover.ts';
 import { Scrubber } from '../slab-depot/scrubber.ts';
 import { lockFile, type FileLock } from '../storage/file-lock.ts';
 import { openFileStorage } from '../storage/file-storage.ts';
@@ -75,6 +77,7 @@ export const DEFAULT_PACKER_BINS = 64;
 const MIN_SLAB_JOURNAL_BLOCKS = 3;
 /** In a recovery journal of one block the head can never move. */
 const MIN_RECOVERY_JOURNAL_BLOCKS = 2;
+const AS_IT_STANDS = 'read as it stands, parts may be old or missing';
 
 /**
  * Opens the volume in a file or block device, recovering it first where it was not closed. Fails with
@@ -113,24 +116,44 @@ async function open(
   options: OpenOptions,
   { path, lock }: { path: string | null; lock: FileLock | null },
 ): Promise<Volume> {
-  const readOnly = options.readOnly ?? device.readOnly;
   const labelsFound = await readLabels(device);
   const { geometry } = labelsFound;
-  checkState(labelsFound, readOnly);
+  const wanted = options.readOnly ?? device.readOnly;
+  checkState(labelsFound, wanted);
   const shifted =
     geometry.bioOffset === 0
       ? device
       : new ShiftedStorage(device, -geometry.bioOffset * BLOCK_SIZE);
-  const { storage, superBlock, ...found } = await ready(shifted, labelsFound, readOnly);
+  const health = new Health();
+  const { storage, superBlock, readOnly, ...found } = await ready(
+    shifted,
+    labelsFound,
+    health,
+    wanted,
+  );
   const labels = { geometry, superBlock };
   const loaded = await loadDepot(storage, superBlock);
-  const parts = await assemble({ device, storage, labels, path, readOnly }, loaded, options);
+  const parts = await assemble(
+    { device, storage, labels, path, readOnly, health },
+    loaded,
+    options,
+  );
   try {
     if (!readOnly && found.recovery === null) await markDirty(storage, labels, loaded);
   } catch (error) {
     await parts.index.close();
     await parts.pool.close();
     throw error;
+  }
+  if (!readOnly) {
+    const { journal } = parts;
+    health.storeBy(() =>
+      storeState(storage, geometry, READ_ONLY, {
+        ...superBlock,
+        zoneCount: 1,
+        journalStart: journal.head,
+      }),
+    );
   }
   if (!found.asItStands) parts.scrubber.start();
   return new Volume({
@@ -175,57 +198,71 @@ function checkState({ superBlock }: Labels, readOnly: boolean): void {
 interface Ready {
   readonly storage: Storage;
   readonly superBlock: SuperBlock;
+  readonly readOnly: boolean;
   readonly recovery: RecoveryReport | null;
   readonly notice: string | null;
   /** Journals do not count: what pages and counts say may be old. */
   readonly asItStands: boolean;
 }
 
-/** Makes the volume one that can be loaded: on the storage itself, or read-only on a layer over it. */
+/**
+ * Makes the volume one that can be loaded: on the storage itself, or read-only on a layer over it.
+ * Where it cannot be recovered, a volume to be written enters read-only mode.
+ */
 async function ready(
   device: Storage,
   { geometry, superBlock }: Labels,
+  health: Health,
   readOnly: boolean,
 ): Promise<Ready> {
   const { state } = superBlock;
-  const superBlockAt = geometry.dataStart * BLOCK_SIZE;
-  const asItIs = (notice: string | null): Ready => {
-    const storage = readOnly ? new OverlayStorage(device) : device;
-    return { storage, superBlock, recovery: null, notice, asItStands: notice !== null };
+  const asItIs = (notice: string): Ready => {
+    const storage = new OverlayStorage(device);
+    return { storage, superBlock, readOnly: true, recovery: null, notice, asItStands: true };
   };
-  if (needsRebuild(state)) {
-    return asItIs(
-      `the volume is ${stateName(state)}: read as it stands, parts may be old or missing`,
-    );
-  }
-  if (!needsReplay(state)) return asItIs(null);
-  if (!readOnly) {
-    const { superBlock: recovered, report } = await recover(device, superBlock, superBlockAt);
-    const notice = `the volume was not closed: recovered, ${report.entries} journal entries replayed`;
-    return { storage: device, superBlock: recovered, recovery: report, notice, asItStands: false };
+  if (needsRebuild(state)) return asItIs(`the volume is ${stateName(state)}: ${AS_IT_STANDS}`);
+  if (!needsReplay(state)) {
+    const storage = readOnly ? new OverlayStorage(device) : device;
+    return { storage, superBlock, readOnly, recovery: null, notice: null, asItStands: false };
   }
   try {
-    const inMemory = await recoverInMemory(device, superBlock, superBlockAt);
-    const { storage, superBlock: recovered, report } = inMemory;
-    const notice = `the volume was not closed: ${report.entries} journal entries replayed in memory, nothing written`;
-    return { storage, superBlock: recovered, recovery: report, notice, asItStands: false };
+    const superBlockAt = geometry.dataStart * BLOCK_SIZE;
+    const storage = readOnly ? new OverlayStorage(device) : device;
+    const { superBlock: recovered, report } = await recover(storage, superBlock, superBlockAt);
+    const where = readOnly ? 'replayed in memory, nothing written' : 'replayed';
+    const notice = `the volume was not closed: ${report.entries} journal entries ${where}`;
+    const rest = { recovery: report, notice, asItStands: false };
+    return { storage, superBlock: recovered, readOnly, ...rest };
   } catch (error) {
     if (!(error instanceof VdoError) || error.code !== 'Corrupt') throw error;
-    return asItIs(`${error.message}: read as it stands, parts may be old or missing`);
+    if (readOnly) return asItIs(`${error.message}: ${AS_IT_STANDS}`);
+    health.storeBy(() => storeState(device, geometry, READ_ONLY, superBlock));
+    const { message } = health.fail(error);
+    await health.settle();
+    return asItIs(`${message}: ${AS_IT_STANDS}; uvdo rebuild makes it writable again`);
   }
 }
 
 /** Summary copies first, then the state: whatever happens now, a recovery finds its way. */
 async function markDirty(
   storage: Storage,
-  labels: Labels,
+  { geometry, superBlock }: Labels,
   { summary }: LoadedDepot,
 ): Promise<void> {
   await storage.write(summary.allCopies());
   await storage.flush();
-  const superBlock = { ...labels.superBlock, state: DIRTY, zoneCount: 1 } as const;
-  const bytes = encodeSuperBlock(superBlock);
-  await storage.write([{ offset: labels.geometry.dataStart * BLOCK_SIZE, bytes }]);
+  await storeState(storage, geometry, DIRTY, { ...superBlock, zoneCount: 1 });
+}
+
+/** Makes the super block durable with another state. */
+async function storeState(
+  storage: Storage,
+  { dataStart }: GeometryBlock,
+  state: VolumeState,
+  superBlock: SuperBlock,
+): Promise<void> {
+  const bytes = encodeSuperBlock({ ...superBlock, state });
+  await storage.write([{ offset: dataStart * BLOCK_SIZE, bytes }]);
   await storage.flush();
 }
 
@@ -236,16 +273,16 @@ interface Opened {
   readonly labels: Labels;
   readonly path: string | null;
   readonly readOnly: boolean;
+  readonly health: Health;
 }
 
 async function assemble(
-  { device, storage, labels, path, readOnly }: Opened,
+  { device, storage, labels, path, readOnly, health }: Opened,
   { depot, summary }: LoadedDepot,
   options: OpenOptions,
 ): Promise<DataPath> {
   const { superBlock } = labels;
   const { nonce, partitions } = superBlock;
-  const health = new Health();
   const cachePages = Math.max(MIN_CACHE_PAGES, options.cachePages ?? DEFAULT_CACHE_PAGES);
   const journal = new RecoveryJournal({
     origin: partitions.recoveryJournal.offset,

@@ -4,7 +4,8 @@
  *
  * Invariants:
  * - Between open and close the super block on disk says DIRTY; only a complete close makes it CLEAN.
- * - After a fatal error the volume serves reads, refuses writes, and stays DIRTY on disk.
+ * - After a fatal error the volume serves reads, refuses writes, and is READ_ONLY on disk (DIRTY where
+ *   not even that can be written).
  */
 import { BLOCK_SIZE } from '../base/constants.ts';
 import { VdoError } from '../base/errors.ts';
@@ -147,8 +148,8 @@ export class Volume implements BlockDevice {
   }
 
   /**
-   * Makes everything durable and the volume CLEAN. Fails where the volume went read-only: it is then
-   * left DIRTY, as after a crash, and what was flushed is safe. A second call returns the first's end.
+   * Makes everything durable and the volume CLEAN. Fails where the volume went read-only:
+   * it is left so, and what was flushed is safe. A second call returns the first's end.
    */
   close(): Promise<void> {
     this.#closed ??= this.#close();
@@ -166,6 +167,7 @@ export class Volume implements BlockDevice {
     } finally {
       await path.scrubber.stop();
       await path.committer.settle();
+      await path.health.settle();
       await closeIndex().catch(() => undefined);
       await path.pool.close();
       await this.#parts.release();
@@ -248,6 +250,8 @@ export class Volume implements BlockDevice {
 
   #checkWrite(offset: number, length: number): void {
     this.#check(offset, length);
-    if (this.readOnly) throw new VdoError('ReadOnly', 'the volume was opened read-only');
+    if (!this.readOnly) return;
+    this.#parts.path.health.check();
+    throw new VdoError('ReadOnly', 'the volume was opened read-only');
   }
 }

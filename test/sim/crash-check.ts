@@ -4,7 +4,7 @@
  */
 import type { MemoryStorage } from '../../src/storage/memory-storage.ts';
 import { auditNow } from '../model/audit.ts';
-import { readLayout, type VolumeLayout } from '../model/layout.ts';
+import { changedSuperBlock, readLayout, STATE, type VolumeLayout } from '../model/layout.ts';
 import { expandSlot } from '../model/read.ts';
 import type { Mapping } from '../model/records.ts';
 import { recoverNow } from '../model/recover.ts';
@@ -21,6 +21,17 @@ export class Violation extends Error {
 /** The bytes of a content; undefined if the checker cannot know it. */
 export type BytesOf = (content: number) => Buffer;
 
+/**
+ * Takes back that a volume went read-only. What was flushed must be there all the same: a rebuild finds
+ * it in the journal and the pages, as a recovery does.
+ */
+export function forgetReadOnly(image: MemoryStorage): void {
+  const layout = runNow(readLayout(), image);
+  if (layout.state !== STATE.READ_ONLY) return;
+  const bytes = changedSuperBlock(layout.superBlock, { state: STATE.DIRTY });
+  image.writeSync([{ offset: (layout.superPbn - layout.bioOffset) * BLOCK, bytes }]);
+}
+
 /** Recovers `image` in place, after some interrupted attempts if the seed wants them. */
 export function recoverImage(
   image: MemoryStorage,
@@ -29,6 +40,7 @@ export function recoverImage(
 ): MemoryStorage {
   const random = new Random(seed);
   let survivor = image;
+  forgetReadOnly(survivor);
   for (let i = 0; i < interruptions; i++) {
     const disk = new FaultyDisk(survivor, { seed, stopAfter: random.between(1, 24) });
     try {

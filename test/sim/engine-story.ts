@@ -11,7 +11,7 @@ import type { Volume } from '../../src/volume/volume.ts';
 import { Contents, deceptivePage, ZEROS } from '../model/contents.ts';
 import { readLayout, slabPlace, STATE, type VolumeLayout } from '../model/layout.ts';
 import { BLOCK, runNow } from '../model/steps.ts';
-import { checkImage, recoverImage, Violation } from './crash-check.ts';
+import { checkImage, forgetReadOnly, recoverImage, Violation } from './crash-check.ts';
 import { FaultyDisk, PowerLoss, type Faults } from './disk.ts';
 import { Oracle } from './oracle.ts';
 import { Random } from './random.ts';
@@ -30,6 +30,8 @@ export interface EngineStoryResult {
   /** Crashes that uvdo recovered as dm-vdo does, and how often the power went meanwhile. */
   compared: number;
   interrupted: number;
+  /** Lives that ended in read-only mode, and stored that. */
+  readOnly: number;
 }
 
 export interface EngineStoryOptions {
@@ -69,6 +71,7 @@ class EngineStory {
     recoveries: 0,
     compared: 0,
     interrupted: 0,
+    readOnly: 0,
   };
   readonly #random: Random;
   readonly #crashes: number;
@@ -185,6 +188,8 @@ class EngineStory {
     disk.onOperation = undefined;
     disk.stopAfter = 0;
     await volume?.close().catch(() => undefined);
+    if (runNow(readLayout(), crashed).state === STATE.READ_ONLY) this.result.readOnly++;
+    forgetReadOnly(crashed);
     const survivor = recoverImage(crashed.clone(), random.next(), random.below(3));
     for (const [lbn, content] of this.#check(survivor)) this.#oracle.settle(lbn, content);
     await this.#compare();

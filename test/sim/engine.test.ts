@@ -3,7 +3,7 @@
  * flushed block, and the audit nothing.
  */
 import { expect, it } from 'vitest';
-import { runEngineStory } from './engine-story.ts';
+import { runEngineStory, type EngineStoryResult } from './engine-story.ts';
 import { eachSeed } from './seeds.ts';
 
 const SEEDS = 20;
@@ -14,8 +14,18 @@ it('recovers from a power loss at any operation', { timeout: 180_000 }, async ()
     runEngineStory(seed, CRASHES),
   );
   const checkpoints = results.reduce((sum, { summaries }) => sum + summaries, 0);
+  if (process.env['UVDO_SIM_VERBOSE'] !== undefined) console.error(totalOf(results));
   const inFlight = results.reduce((sum, result) => sum + result.inFlight, 0);
   if (results.length < SEEDS) return;
   expect(checkpoints).toBeGreaterThan(30);
   expect(inFlight).toBeGreaterThan(1000);
 });
+
+/** Sums of everything that stories count. */
+function totalOf(results: readonly EngineStoryResult[]): Record<string, number> {
+  const total: Record<string, number> = {};
+  for (const result of results) {
+    for (const [key, value] of Object.entries(result)) total[key] = (total[key] ?? 0) + value;
+  }
+  return total;
+}

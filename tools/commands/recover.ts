@@ -32,6 +32,7 @@ export const command: Command = {
     const readyMs = performance.now();
     let failed = true;
     try {
+      if (volume.failure !== null) throw volume.failure;
       await scrub(volume, args);
       failed = false;
     } finally {

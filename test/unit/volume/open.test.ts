@@ -221,10 +221,10 @@ describe('damage', () => {
     await damageLeaf(storage, (page) => formatPage(page, superBlock.nonce, 77, true));
     const volume = await openVolumeOn(storage, QUIET);
     await volume.write(0, noise(9));
-    await expect(volume.flush()).rejects.toMatchObject({ code: 'Io' });
+    await expect(volume.flush()).rejects.toMatchObject({ code: 'Corrupt' });
     expect(volume.failure!.cause).toMatchObject({ code: 'Corrupt' });
     await expectBlock(volume, 812, noise(5));
-    await expect(volume.close()).rejects.toMatchObject({ code: 'Io' });
+    await expect(volume.close()).rejects.toMatchObject({ code: 'Corrupt' });
   });
 
   test.for([
@@ -264,7 +264,7 @@ describe('damage', () => {
     await damageLeaf(storage, (page) => setEntry(page, 1, FIRST + 500, 1));
     const volume = await openVolumeOn(storage, QUIET);
     await volume.write(BLOCK_SIZE, noise(8));
-    await expect(volume.flush()).rejects.toMatchObject({ code: 'Io' });
+    await expect(volume.flush()).rejects.toMatchObject({ code: 'Corrupt' });
     expect(volume.failure!.cause).toMatchObject({ code: 'Corrupt' });
     await expect(volume.close()).rejects.toBeInstanceOf(VdoError);
   });

@@ -1,7 +1,12 @@
 /** Opening a volume that was not closed: what is found, what is written, what waits for scrubbing. */
 import { describe, expect, test } from 'vitest';
 import { BLOCK_SIZE } from '../../../src/base/constants.ts';
-import { CLEAN, DIRTY, encodeSuperBlock } from '../../../src/format/super-block.ts';
+import {
+  CLEAN,
+  DIRTY,
+  encodeSuperBlock,
+  READ_ONLY as READ_ONLY_STATE,
+} from '../../../src/format/super-block.ts';
 import { readLabels } from '../../../src/volume/labels.ts';
 import { openVolumeOn, type OpenOptions } from '../../../src/volume/open.ts';
 import type { Volume } from '../../../src/volume/volume.ts';
@@ -121,6 +126,33 @@ describe('a volume that was killed', () => {
   });
 });
 
+/** The first entry's slot becomes one that no page has. */
+function spoilJournal(storage: WatchedStorage): void {
+  const block = storage.block(JOURNAL_AT + 1);
+  block[512 + 3] = 0xfd;
+  block[512 + 4] = 0x0f;
+  storage.scribble(JOURNAL_AT + 1, block);
+}
+
+test('a journal that cannot be replayed ends in read-only mode, which is stored', async () => {
+  const storage = await killed();
+  spoilJournal(storage);
+  const calls = await storage.during(async () => {
+    const volume = await openVolumeOn(storage, PLAIN);
+    expect(volume.readOnly).toBe(true);
+    expect(volume.failure).toMatchObject({ code: 'Corrupt' });
+    expect(volume.notice).toMatch(/journal cannot be replayed.*uvdo rebuild/);
+    expect(volume.statistics()['mode']).toBe('read-only');
+    await expect(volume.write(0, noise(1))).rejects.toMatchObject({ code: 'Corrupt' });
+    await volume.read(0, volume.size);
+    await volume.close();
+  });
+  // Only the super block was written.
+  const written = calls.flatMap(({ kind, extents }) => (kind === 'write' ? extents : []));
+  expect(written.map(({ offset }) => offset)).toEqual([BLOCK_SIZE]);
+  expect((await readLabels(storage)).superBlock.state).toBe(READ_ONLY_STATE);
+});
+
 describe('read-only', () => {
   test('the journal is replayed in memory, nothing is written', async () => {
     const storage = await killed();
@@ -139,11 +171,7 @@ describe('read-only', () => {
 
   test('with a journal that cannot be replayed it is read as it stands', async () => {
     const storage = await killed();
-    const block = storage.block(JOURNAL_AT + 1);
-    // The first entry's slot becomes one that no page has.
-    block[512 + 3 + 1] = 0x0f;
-    block[512 + 3] = 0xfd;
-    storage.scribble(JOURNAL_AT + 1, block);
+    spoilJournal(storage);
     const volume = await openVolumeOn(storage, READ_ONLY);
     expect(volume.notice).toMatch(/journal cannot be replayed.*as it stands/);
     await expectBlock(volume, 39, new Uint8Array(BLOCK_SIZE));
@@ -242,11 +270,12 @@ describe('while slabs wait for scrubbing', () => {
       }
     };
     const volume = await openVolumeOn(storage, PLAIN);
-    await expect(volume.scrubbed()).rejects.toMatchObject({ code: 'Io' });
+    await expect(volume.scrubbed()).rejects.toMatchObject({ code: 'Corrupt' });
     expect(volume.failure?.message).toMatch(/slab 0 cannot be scrubbed/);
     await expectBlock(volume, 39, blockOf(noiseRun(1, 40), 39));
-    await expect(volume.write(0, noise(1))).rejects.toMatchObject({ code: 'Io' });
-    await expect(volume.close()).rejects.toMatchObject({ code: 'Io' });
+    await expect(volume.write(0, noise(1))).rejects.toMatchObject({ code: 'Corrupt' });
+    await expect(volume.close()).rejects.toMatchObject({ code: 'Corrupt' });
+    expect((await readLabels(storage)).superBlock.state).toBe(READ_ONLY_STATE);
   });
 });
 
