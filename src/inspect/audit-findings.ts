@@ -67,15 +67,13 @@ export class Findings {
   }
 }
 
-/** Reads blocks by number; what cannot be read is a finding and comes back as `undefined`. */
+/** Reads blocks by number; block n lies at n · 4096. What cannot be read is a finding and comes back as `undefined`. */
 export class BlockReader {
   readonly #storage: Storage;
-  readonly #bioOffset: number;
   readonly #findings: Findings;
 
-  constructor(storage: Storage, bioOffset: number, findings: Findings) {
+  constructor(storage: Storage, findings: Findings) {
     this.#storage = storage;
-    this.#bioOffset = bioOffset;
     this.#findings = findings;
   }
 
@@ -91,7 +89,7 @@ export class BlockReader {
       images.push(bytes.subarray(at, at + BLOCK_SIZE));
     }
     const extents = images.map((image, i) => ({
-      offset: (pbns[start + i]! - this.#bioOffset) * BLOCK_SIZE,
+      offset: pbns[start + i]! * BLOCK_SIZE,
       bytes: image,
     }));
     try {
@@ -110,7 +108,7 @@ export class BlockReader {
   /** `count` blocks from `pbn` on as one array, zeros where they cannot be read. */
   async range(pbn: number, count: number): Promise<Uint8Array> {
     const bytes = new Uint8Array(count * BLOCK_SIZE);
-    const offset = (pbn - this.#bioOffset) * BLOCK_SIZE;
+    const offset = pbn * BLOCK_SIZE;
     try {
       await this.#storage.read([{ offset, bytes }]);
       return bytes;

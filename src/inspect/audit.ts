@@ -5,23 +5,27 @@
  *
  * - One pass over the block map counts what every block's count should be; then stored counts are
  *   compared, a slab at a time.
- * - Memory: about a byte a block of the slabs in use (`audit-references.ts`).
+ * - A volume that was not closed is audited as its recovery leaves it: the journal is replayed into a
+ *   layer of memory over the volume, and slabs are scrubbed there. If that cannot be done, why is a
+ *   finding, and what lies on disk is audited.
+ * - Memory: about a byte a block of the slabs in use (`audit-references.ts`); pages and slab journal
+ *   blocks that a recovery would write.
  * - Whatever the volume holds, an audit ends: no block is entered twice, and what is kept is bounded.
  */
+import { BLOCK_SIZE } from '../base/constants.ts';
 import { VdoError } from '../base/errors.ts';
 import {
   CLEAN,
-  DIRTY,
-  FORCE_REBUILD,
+  needsRebuild,
+  needsReplay,
   NEW,
-  READ_ONLY,
-  REBUILD_FOR_UPGRADE,
   RECOVERING,
-  REPLAYING,
   stateName,
   type SuperBlock,
   type VolumeState,
 } from '../format/super-block.ts';
+import { recoverInMemory, type RecoveryReport } from '../repair/recover.ts';
+import { ShiftedStorage } from '../storage/shifted-storage.ts';
 import type { Storage } from '../storage/storage.ts';
 import { readLabels, slabsOf, type Labels } from '../volume/labels.ts';
 import { auditCompressed } from './audit-compressed.ts';
@@ -54,6 +58,8 @@ export interface AuditReport {
   readonly clean: boolean;
   readonly state: string;
   readonly needs: Need | null;
+  /** What a recovery would do: journal entries replayed, map pages written, slabs whose journals grow. */
+  readonly recovery: RecoveryReport | null;
   /** At most `MAX_KEPT_FINDINGS` of them. */
   readonly errors: readonly Finding[];
   readonly errorCount: number;
@@ -76,21 +82,67 @@ export async function auditVolume(
   options: AuditOptions = {},
 ): Promise<AuditReport> {
   const labels = await readLabels(storage);
-  return new Auditor(storage, labels, options).run();
+  const findings = new Findings(options.onFinding);
+  const view = await viewOf(storage, labels, findings, options);
+  return new Auditor(labels, view, findings, options).run();
+}
+
+/** The volume as it is, or as a recovery would leave it. */
+async function viewOf(
+  storage: Storage,
+  { geometry, superBlock }: Labels,
+  findings: Findings,
+  options: AuditOptions,
+): Promise<View> {
+  const device =
+    geometry.bioOffset === 0
+      ? storage
+      : new ShiftedStorage(storage, -geometry.bioOffset * BLOCK_SIZE);
+  const { state } = superBlock;
+  const asStored = options.asStored === true || needsRebuild(state);
+  const asItIs = { storage: device, superBlock, recovery: null, asStored };
+  if (asStored || !needsReplay(state)) return asItIs;
+  try {
+    const at = geometry.dataStart * BLOCK_SIZE;
+    const { report, ...seen } = await recoverInMemory(device, superBlock, at);
+    return { ...seen, recovery: report, asStored };
+  } catch (error) {
+    if (!(error instanceof VdoError) || !UNRECOVERABLE.has(error.code)) throw error;
+    const expected = 'a volume that can be recovered';
+    findings.add('recovery-journal', error.where, expected, error.message);
+    return { ...asItIs, asStored: true };
+  }
+}
+
+/** Why a recovery cannot be made, whatever is tried. */
+const UNRECOVERABLE: ReadonlySet<string> = new Set(['Corrupt', 'UnsupportedVersion']);
+
+/** The volume as it is audited. */
+interface View {
+  readonly storage: Storage;
+  readonly superBlock: SuperBlock;
+  readonly recovery: RecoveryReport | null;
+  /** Whether slab journals are left aside. */
+  readonly asStored: boolean;
 }
 
 class Auditor {
+  readonly #labels: Labels;
+  readonly #view: View;
   readonly #superBlock: SuperBlock;
   readonly #options: AuditOptions;
   readonly #findings: Findings;
   readonly #reader: BlockReader;
   readonly #references: References;
 
-  constructor(storage: Storage, { geometry, superBlock }: Labels, options: AuditOptions) {
+  constructor(labels: Labels, view: View, findings: Findings, options: AuditOptions) {
+    const { superBlock } = view;
+    this.#labels = labels;
+    this.#view = view;
     this.#superBlock = superBlock;
     this.#options = options;
-    this.#findings = new Findings(options.onFinding);
-    this.#reader = new BlockReader(storage, geometry.bioOffset, this.#findings);
+    this.#findings = findings;
+    this.#reader = new BlockReader(view.storage, findings);
     const range = {
       firstBlock: superBlock.firstBlock,
       slabBlocks: superBlock.slabSize,
@@ -102,19 +154,20 @@ class Auditor {
 
   async run(): Promise<AuditReport> {
     const superBlock = this.#superBlock;
+    const { state } = this.#labels.superBlock;
     const map = await this.#auditMap();
-    if (superBlock.state === CLEAN) await this.#auditJournal();
+    if (state === CLEAN) await this.#auditJournal();
     const slabs = await this.#auditSlabs();
     const compressedBlocks = await this.#auditCompressed(map);
     this.#compareCounters(map);
     const findings = this.#findings;
-    const needs =
-      needOf(superBlock.state) ?? (slabs.countsChangedByScrubbing > 0 ? 'scrubbing' : null);
+    const needs = needOf(state) ?? (slabs.countsChangedByScrubbing > 0 ? 'scrubbing' : null);
     const isToBeRecovered = needs === 'recovery' || needs === 'scrubbing';
     return {
       clean: findings.count === 0 && !isToBeRecovered,
-      state: stateName(superBlock.state),
+      state: stateName(state),
       needs,
+      recovery: this.#view.recovery,
       errors: findings.kept,
       errorCount: findings.count,
       errorsByKind: findings.byKind,
@@ -171,12 +224,12 @@ class Auditor {
       reader: this.#reader,
       findings: this.#findings,
       references: this.#references,
-      asStored: this.#options.asStored === true || needOf(superBlock.state) === 'rebuild',
-      saved: superBlock.state === CLEAN,
+      asStored: this.#view.asStored,
+      saved: this.#labels.superBlock.state === CLEAN,
       onBlocks: this.#counter('slabs', slabsOf(superBlock) * (superBlock.slab.referenceBlocks + 1)),
     });
     // The formatter leaves the summary of a new volume as it was: nothing of a slab counts yet.
-    if (superBlock.state !== NEW) await slabs.run();
+    if (this.#labels.superBlock.state !== NEW) await slabs.run();
     return slabs;
   }
 
@@ -204,20 +257,7 @@ class Auditor {
 }
 
 function needOf(state: VolumeState): Need | undefined {
-  switch (state) {
-    case DIRTY:
-    case REPLAYING:
-      return 'recovery';
-    case RECOVERING:
-      return 'scrubbing';
-    case READ_ONLY:
-    case FORCE_REBUILD:
-    case REBUILD_FOR_UPGRADE:
-      return 'rebuild';
-    case NEW:
-    case CLEAN:
-      return undefined;
-    default:
-      throw new VdoError('Corrupt', `super block: state ${String(state)}`);
-  }
+  if (needsReplay(state)) return 'recovery';
+  if (needsRebuild(state)) return 'rebuild';
+  return state === RECOVERING ? 'scrubbing' : undefined;
 }

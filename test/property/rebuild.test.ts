@@ -9,7 +9,6 @@ import { auditVolume } from '../../src/inspect/audit.ts';
 import type { Removal } from '../../src/repair/rebuild-map.ts';
 import { MemoryStorage } from '../../src/storage/memory-storage.ts';
 import type { Extent } from '../../src/storage/storage.ts';
-import { openVolumeOn } from '../../src/volume/open.ts';
 import { rebuildVolumeOn } from '../../src/volume/rebuild-volume.ts';
 import { auditNow } from '../model/audit.ts';
 import { slabOf, STATE } from '../model/layout.ts';
@@ -19,8 +18,7 @@ import { Random } from '../sim/random.ts';
 import { eachSeed } from '../sim/seeds.ts';
 import { DAMAGE } from '../support/damage.ts';
 import { Image, imageOf, ImageStorage } from '../support/image.ts';
-import { randomVolume } from '../support/random-volume.ts';
-import { joined, noise, QUIET, squashy, tinyStorage } from '../support/volumes.ts';
+import { crashedVolume, randomVolume } from '../support/random-volume.ts';
 
 const FILE = 'test/property/rebuild.test.ts';
 const BLOCK = 4096;
@@ -78,7 +76,7 @@ describe('a rebuild', () => {
 
   it('finds in the journal of a crashed volume what a recovery finds', async () => {
     await eachSeed(FILE, 3 * SEEDS, async (seed) => {
-      const survivor = await crashedVolume(seed);
+      const survivor = await crashedVolume(seed, seed % 2);
       const recovered = survivor.clone();
       expect(recoverNow(recovered)).toMatchObject({ outcome: 'recovered' });
       const image = imageOf(survivor);
@@ -145,22 +143,4 @@ function expectOnlyMetadataWritten(
     const now = storage.bytes.subarray(at, at + BLOCK);
     expect(now.equals(damaged.subarray(at, at + BLOCK)), `${name}: block ${block}`).toBe(true);
   }
-}
-
-/** A volume that lost power amid writes, some of them flushed. */
-async function crashedVolume(seed: number): Promise<MemoryStorage> {
-  const random = new Random(seed);
-  const { below } = await tinyStorage({ logicalSize: 60_000 * BLOCK });
-  const disk = new FaultyDisk(below, { seed });
-  const volume = await openVolumeOn(disk, { ...QUIET, batchBlocks: 64 });
-  for (let i = 0; i < 60; i++) {
-    const count = random.between(1, 12);
-    const lbn = random.chance(0.9) ? random.below(600) : random.below(59_000);
-    const make = random.chance(0.5) ? noise : squashy;
-    const blocks = Array.from({ length: count }, (_, k) => make(random.below(400) + k));
-    if (random.chance(0.15)) await volume.discard(lbn * BLOCK, count * BLOCK);
-    else await volume.write(lbn * BLOCK, joined(...blocks));
-    if (random.chance(0.2)) await volume.flush();
-  }
-  return disk.crash(seed);
 }

@@ -92,7 +92,7 @@ function summaryOf(report: AuditReport): string[] {
       ? `${errorCount} disagreements: ${kinds.join(', ')}`
       : report.clean
         ? 'everything agrees'
-        : 'nothing disagrees';
+        : 'everything agrees once that is done';
   const unshown = errorCount - SHOWN;
   return [
     ...(unshown > 0 ? [`… ${unshown} more; --json has up to 100000`] : []),
@@ -103,6 +103,8 @@ function summaryOf(report: AuditReport): string[] {
       ['compressed blocks', report.compressedBlocks],
       ['tree pages', report.blockMapDataBlocks],
       ['slabs', report.slabs],
+      ['journal entries to replay', report.recovery?.entries],
+      ['tree pages to write', report.recovery?.pages],
       ['slabs to scrub', report.slabsToScrub === 0 ? undefined : report.slabsToScrub],
       ['needs', needs === null ? undefined : `${needs}: ${ADVICE[needs]}`],
       ['result', verdict],

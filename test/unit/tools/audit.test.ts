@@ -4,15 +4,16 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { lockFile } from '../../../src/storage/file-lock.ts';
 import { openVolume } from '../../../src/volume/open.ts';
 import { READ_ONLY } from '../../../src/format/super-block.ts';
-import { joined, noise, QUIET, squashy } from '../../support/volumes.ts';
-import { FIRST, makeVolume, temporaryDirectory, uvdo } from './support.ts';
+import { formatVolume } from '../../../src/volume/format.ts';
+import { joined, noise, QUIET, squashy, TINY_FORMAT } from '../../support/volumes.ts';
+import { FIRST, makeVolume, temporaryDirectory, TINY_SIZE, uvdo } from './support.ts';
 
 let directory: Awaited<ReturnType<typeof temporaryDirectory>>;
 let path = '';
 beforeAll(async () => {
   directory = await temporaryDirectory();
   path = join(directory.path, 'v.vdo');
-  await uvdo('format', path, '--size=200M', '--logical-size=64M', '--slab-size=32M', '--no-index');
+  await formatVolume(path, { ...TINY_FORMAT, size: TINY_SIZE });
   const volume = await openVolume(path, QUIET);
   const blocks = Array.from({ length: 60 }, (_, i) => (i % 2 === 0 ? noise(i) : squashy(i)));
   await volume.write(0, joined(...blocks));
@@ -64,6 +65,34 @@ describe('audit', () => {
     const other = join(directory.path, 'other');
     await copyFile('package.json', other);
     expect(await uvdo('audit', other)).toMatchObject({ status: 1, out: '' });
+  });
+
+  test('of a volume that was not closed says what a recovery would do', async () => {
+    const file = join(directory.path, 'crashed.vdo');
+    const copy = join(directory.path, 'copy.vdo');
+    await copyFile(path, file);
+    const volume = await openVolume(file, QUIET);
+    await volume.write(100 * 4096, joined(noise(70), noise(71), noise(72)));
+    await volume.flush();
+    await copyFile(file, copy);
+    await volume.close();
+    const before = await readFile(copy);
+    const text = await uvdo('audit', copy);
+    expect(text.status).toBe(3);
+    expect(text.out).toMatch(/state +dirty\nlogical blocks used +63\n/);
+    expect(text.out).toMatch(
+      /journal entries to replay +3\ntree pages to write +1\nslabs to scrub +1\n/,
+    );
+    expect(text.out).toMatch(/needs +recovery: [^]*result +everything agrees once that is done\n$/);
+    const { out } = await uvdo('audit', copy, '--json');
+    const report = JSON.parse(out) as object;
+    expect(report).toMatchObject({
+      clean: false,
+      needs: 'recovery',
+      errors: [],
+      recovery: { entries: 3 },
+    });
+    expect((await readFile(copy)).equals(before)).toBe(true);
   });
 
   test('of a read-only volume says what it needs', async () => {
