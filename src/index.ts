@@ -6,6 +6,7 @@ export type { HashIndex } from './index/hash-index.ts';
 export { auditVolume, type AuditOptions, type AuditReport } from './inspect/audit.ts';
 export type { Finding, FindingKind } from './inspect/audit-findings.ts';
 export type { MeasuredWindow, Measurement } from './measure/figures.ts';
+export { mergeMeasurements, type MergeOptions } from './measure/fleet.ts';
 export { measure, type MeasureOptions, type MeasureProgress } from './measure/measurement.ts';
 export { serve, type NbdServer, type ServeOptions } from './nbd/server.ts';
 export { MemoryStorage } from './storage/memory-storage.ts';

@@ -61,8 +61,8 @@ export interface FeedOptions {
   readonly openUri?: OpenUri | undefined;
   /** Where standard input comes from. */
   readonly input?: AsyncIterable<Uint8Array> | undefined;
-  /** Begins the first file at this byte, a multiple of 4096: the rest of an interrupted run. */
-  readonly firstOffset?: number;
+  /** Begins this file at a byte, a multiple of 4096: the rest of an interrupted run. */
+  readonly first?: { readonly path: string; readonly offset: number };
 }
 
 /** A file being read: the ranges still to come. */
@@ -89,7 +89,7 @@ export class BlockFeed {
   readonly #options: FeedOptions;
   readonly #open = new Set<Cursor>();
   #cursor: Cursor | null = null;
-  #firstOffset: number;
+  #hasBegun = false;
   #isAborted = false;
 
   /** `rows`: rows of a batch. */
@@ -99,7 +99,6 @@ export class BlockFeed {
     this.#maxReads = maxReads(arena) - 1;
     this.#files = files[Symbol.iterator]();
     this.#options = options;
-    this.#firstOffset = options.firstOffset ?? 0;
   }
 
   /** The next batch, for the rows from `base` on; null at the end. The one before must be settled. */
@@ -143,10 +142,11 @@ export class BlockFeed {
     for (;;) {
       const { value: file, done } = this.#files.next();
       if (done === true || this.#isAborted) return null;
-      const firstOffset = this.#firstOffset;
-      this.#firstOffset = 0;
+      const { first } = this.#options;
+      const isFirst = !this.#hasBegun && file.path === first?.path;
+      this.#hasBegun = true;
       try {
-        const cursor = await this.#openFile(file, firstOffset);
+        const cursor = await this.#openFile(file, isFirst ? first.offset : 0);
         this.#open.add(cursor);
         return cursor;
       } catch (error) {

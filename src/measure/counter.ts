@@ -10,8 +10,10 @@ import type { Arena } from '../kernels/arena.ts';
 import { MAXIMUM_REFERENCE_COUNT } from '../base/constants.ts';
 import type { Batch, Part } from './block-feed.ts';
 import { MAX_TIMES, type FingerprintTable } from './fingerprint-table.ts';
+import type { KeptState } from './kept-state.ts';
 import type { SourceSets } from './source-sets.ts';
-import type { StoredModel } from './stored-model.ts';
+import type { SpilledContents } from './spilled-contents.ts';
+import { ELSEWHERE, type StoredModel } from './stored-model.ts';
 import type { WindowModel } from './windows.ts';
 
 /** What was counted of one source, or of one file. */
@@ -33,6 +35,8 @@ export interface CounterParts {
   /** Absent for one source. */
   readonly sets: SourceSets | null;
   readonly windows: WindowModel | null;
+  /** Contents put away to disk; absent without a store. */
+  readonly spilled: SpilledContents | null;
   /** Of so many contents one is looked at. */
   readonly sample: number;
 }
@@ -40,7 +44,7 @@ export interface CounterParts {
 const MAX_TOP_FILES = 20;
 
 export class BlockCounter {
-  readonly sources: Tally[];
+  readonly sources: readonly Tally[];
   /** The files with most duplicate blocks, most first. */
   topFiles: Tally[] = [];
   blocks = 0;
@@ -54,11 +58,23 @@ export class BlockCounter {
   readonly #names: Uint32Array;
   #file: Tally | null = null;
 
-  constructor(sources: readonly string[], parts: CounterParts) {
+  /** `sources`: by index; what earlier runs counted of them is in their tallies. */
+  constructor(sources: readonly Tally[], parts: CounterParts) {
     const { arena } = parts;
     this.#parts = parts;
     this.#names = new Uint32Array(arena.names.buffer, arena.names.byteOffset, arena.rows * 4);
-    this.sources = sources.map(newTally);
+    this.sources = sources;
+  }
+
+  /** Goes on from what earlier runs have counted; their tallies are there. */
+  restore(kept: Pick<KeptState, 'uniqueBlocks' | 'copies' | 'topFiles'>): void {
+    this.uniqueBlocks = kept.uniqueBlocks;
+    this.copies = kept.copies;
+    this.topFiles = kept.topFiles.map((file) => ({ ...file }));
+    for (const { blocks, zeroBlocks } of this.sources) {
+      this.blocks += blocks;
+      this.zeroBlocks += zeroBlocks;
+    }
   }
 
   /** Counts the rows of a batch that is hashed. Those to be compressed are left with the model. */
@@ -102,7 +118,7 @@ export class BlockCounter {
 
   /** Returns how many rows are zeros. */
   #addRows(first: number, end: number, source: number): number {
-    const { table, stored, sets, windows, sample } = this.#parts;
+    const { table, stored, sets, windows, spilled, sample } = this.#parts;
     const { zero } = this.#parts.arena;
     const names = this.#names;
     let zeroBlocks = 0;
@@ -120,10 +136,15 @@ export class BlockCounter {
       if (sample !== 1 && n2 % sample !== 0) continue;
       if (windows !== null) windows.add(n0, n1, n3);
       let at = table.find(n0, n1, n3);
-      const isNew = at < 0;
+      let isNew = at < 0;
       if (isNew) {
         at = table.insert(at, n0, n1, n3);
-        unique++;
+        isNew = spilled === null || !spilled.mayHold(n0, n1);
+        if (isNew) unique++;
+        else {
+          duplicate++;
+          if (stored !== null) table.words[at + 2] = ELSEWHERE;
+        }
       } else {
         duplicate++;
         const word3 = table.words[at + 3]!;
@@ -140,16 +161,14 @@ export class BlockCounter {
     return zeroBlocks;
   }
 
-  /** Without compression word 2 counts the references of the last copy. */
+  /** Without compression word 2 counts the references, and every 254 take a copy. */
   #copy(words: Uint32Array, at: number): void {
     const references = words[at + 2]!;
-    if (references === 0 || references === MAXIMUM_REFERENCE_COUNT) {
-      this.copies++;
-      words[at + 2] = 1;
-    } else words[at + 2] = references + 1;
+    if (references % MAXIMUM_REFERENCE_COUNT === 0) this.copies++;
+    words[at + 2] = references + 1;
   }
 }
 
-function newTally(path: string): Tally {
+export function newTally(path: string): Tally {
   return { path, files: 0, bytes: 0, blocks: 0, zeroBlocks: 0, duplicateBlocks: 0 };
 }

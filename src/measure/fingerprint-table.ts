@@ -143,12 +143,17 @@ export class FingerprintTable {
 
   /** Calls `visit` for every record, ordered by segment and name. */
   each(visit: (words: Uint32Array, at: number, segment: number) => void): void {
-    const { stride } = this;
     for (let segment = 0; segment < SEGMENTS; segment++) {
-      const words = this.#segments[segment]!;
-      for (let at = 0; at < words.length; at += stride) {
-        if ((words[at + 3]! & COUNT_MASK) !== 0) visit(words, at, segment);
-      }
+      this.eachOf(segment, (words, at) => visit(words, at, segment));
+    }
+  }
+
+  /** Calls `visit` for every record of one of 256 segments, ordered by name. */
+  eachOf(segment: number, visit: (words: Uint32Array, at: number) => void): void {
+    const { stride } = this;
+    const words = this.#segments[segment]!;
+    for (let at = 0; at < words.length; at += stride) {
+      if ((words[at + 3]! & COUNT_MASK) !== 0) visit(words, at);
     }
   }
 

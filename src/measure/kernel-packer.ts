@@ -1,15 +1,21 @@
 /**
  * dm-vdo's own packer, by sizes alone: 16 bins, filled in order of arrival, the fullest first. It tells
  * how many blocks the kernel writes where uvdo, with more bins, writes fewer. docs/FORMAT.md §4.
+ * With another number of bins it compares sets of fragments with each other.
  */
 import { COMPRESSED_BLOCK_DATA_SIZE, COMPRESSION_SLOTS } from '../base/constants.ts';
 
 const KERNEL_BINS = 16;
 
 export class KernelPacker {
-  readonly #free = new Int32Array(KERNEL_BINS).fill(COMPRESSED_BLOCK_DATA_SIZE);
-  readonly #members = new Int32Array(KERNEL_BINS);
+  readonly #free: Int32Array;
+  readonly #members: Int32Array;
   #storedBlocks = 0;
+
+  constructor(bins = KERNEL_BINS) {
+    this.#free = new Int32Array(bins).fill(COMPRESSED_BLOCK_DATA_SIZE);
+    this.#members = new Int32Array(bins);
+  }
 
   /** Blocks written so far, and one for each bin that waits. */
   get storedBlocks(): number {
@@ -28,7 +34,7 @@ export class KernelPacker {
     if (this.#free[bin] === 0 || this.#members[bin] === COMPRESSION_SLOTS) this.#emit(bin);
   }
 
-  /** Adds what a packer of the same kind has stored and holds: `state` of another run. */
+  /** Goes on from the state of another run. */
   restore(state: KernelPackerState): void {
     this.#free.set(state.free);
     this.#members.set(state.members);
@@ -46,7 +52,7 @@ export class KernelPacker {
   #choose(size: number): number {
     let best = -1;
     let fullest = 0;
-    for (let bin = 0; bin < KERNEL_BINS; bin++) {
+    for (let bin = 0; bin < this.#free.length; bin++) {
       const free = this.#free[bin]!;
       if (free < this.#free[fullest]!) fullest = bin;
       if (free >= size && (best < 0 || free < this.#free[best]!)) best = bin;

@@ -3,7 +3,8 @@
  * sharing, without a volume. Beside it the kernel's packer, by sizes.
  *
  * - Where a content is stored is word 2 of its record: a physical block (numbered as they are written),
- *   `WAITING` + fragment while it waits in the packer, or `PENDING` + row while its batch is compressed.
+ *   `WAITING` + fragment while it waits in the packer, `PENDING` + row while its batch is compressed, or
+ *   `ELSEWHERE`.
  * - A physical block takes 254 references, those of all its fragments together. Who finds none left is
  *   stored anew (docs/COMMIT.md, rule 12) and is the one to be shared from then on.
  * - Batches and order are those of an import, so that the same fragments meet in the same bins; what an
@@ -15,11 +16,13 @@ import { Packer } from '../data-path/packer.ts';
 import type { Arena } from '../kernels/arena.ts';
 import { createKernels } from '../kernels/kernels.ts';
 import type { FingerprintTable } from './fingerprint-table.ts';
-import { KernelPacker } from './kernel-packer.ts';
+import { KernelPacker, type KernelPackerState } from './kernel-packer.ts';
 
 const NONE = -1;
-export const PENDING = 0xf0000000;
+const PENDING = 0xf0000000;
 const WAITING = 0xe0000000;
+/** Stored by an earlier run, nobody knows where: it is shared without end. */
+export const ELSEWHERE = 0xffffffff;
 const MAX_PENDING_ROWS = 1 << 16;
 /** Fragment sizes are remembered in units of this. */
 export const SIZE_UNIT = 16;
@@ -36,6 +39,10 @@ class ByteColumn {
     return this.#chunks[index >>> CHUNK_BITS]![index & CHUNK_MASK]!;
   }
 
+  has(index: number): boolean {
+    return index >>> CHUNK_BITS < this.#chunks.length;
+  }
+
   set(index: number, value: number): void {
     const chunk = index >>> CHUNK_BITS;
     while (chunk >= this.#chunks.length) this.#chunks.push(new Uint8Array(1 << CHUNK_BITS));
@@ -45,6 +52,28 @@ class ByteColumn {
   get bytes(): number {
     return this.#chunks.length << CHUNK_BITS;
   }
+}
+
+interface WaitingFragment {
+  readonly name: readonly [number, number, number, number];
+  readonly size: number;
+  /** Blocks that wait with it. */
+  readonly waiters: number;
+}
+
+/** From what a later run goes on. */
+export interface StoredState {
+  readonly storedBlocks: number;
+  readonly compressedBlocks: number;
+  readonly packedBlocks: number;
+  readonly nextBlock: number;
+  readonly kernel: KernelPackerState;
+  readonly waiting: readonly WaitingFragment[];
+}
+
+/** Whether a record's word 2 says where the content is stored. */
+export function isPlace(word2: number): boolean {
+  return word2 < WAITING;
 }
 
 export class StoredModel {
@@ -103,6 +132,7 @@ export class StoredModel {
   /** The content of `row` is known: shares what is stored, or is stored anew where that is full. */
   addDuplicate(words: Uint32Array, at: number, row: number): void {
     const place = words[at + 2]!;
+    if (place === ELSEWHERE) return;
     if (place >= PENDING) {
       const owner = place - PENDING;
       this.#nextFollower[row] = this.#firstFollower[owner]!;
@@ -129,9 +159,65 @@ export class StoredModel {
     this.count = 0;
   }
 
-  /** Writes what waits. */
-  finish(): void {
-    this.#packer.drain(this.#emit);
+  /** Writes what waits. Returns the state before that, from which a later run goes on. */
+  finish(): StoredState {
+    const waiting: WaitingFragment[] = [];
+    const { storedBlocks, compressedBlocks, packedBlocks, kernel } = this;
+    const state = {
+      storedBlocks,
+      compressedBlocks,
+      packedBlocks,
+      nextBlock: this.#nextBlock,
+      kernel: kernel.state(),
+      waiting,
+    };
+    this.#packer.drain((fragments) => {
+      for (const fragment of fragments) waiting.push(this.#describe(fragment));
+      this.#write(fragments);
+    });
+    return state;
+  }
+
+  /**
+   * Goes on from where another run has ended; the table holds its records. Fragments that waited wait
+   * again, in the bins that they choose now.
+   */
+  restore(state: StoredState): void {
+    this.storedBlocks = state.storedBlocks;
+    this.compressedBlocks = state.compressedBlocks;
+    this.packedBlocks = state.packedBlocks;
+    this.#nextBlock = state.nextBlock;
+    this.kernel.restore(state.kernel);
+    for (const { name, size, waiters } of state.waiting) {
+      this.#names.set(name, 0);
+      const fragment = this.#packer.add(0, size, this.#lbn++, this.#emit);
+      if (fragment < 0) {
+        this.#newBlock();
+        continue;
+      }
+      for (let i = 1; i < waiters; i++) this.#packer.join(fragment, this.#lbn++);
+      const [n0, n1, , n3] = name;
+      const at = this.#table.find(n0, n1, n3);
+      if (at >= 0) this.#table.words[at + 2] = WAITING + fragment;
+      this.#packer.emitIfFull(fragment, this.#emit);
+    }
+  }
+
+  /** A record of an earlier run came into the table: its references count where it is stored. */
+  addKept(place: number, times: number): void {
+    if (place >= WAITING) return;
+    const held = this.#references.has(place) ? this.#references.get(place) : 0;
+    const references = held + ((times - 1) % MAXIMUM_REFERENCE_COUNT) + 1;
+    this.#references.set(place, Math.min(MAXIMUM_REFERENCE_COUNT, references));
+  }
+
+  #describe(fragment: number): WaitingFragment {
+    let waiters = 0;
+    let waiter = this.#packer.firstWaiter(fragment);
+    for (; waiter >= 0; waiter = this.#packer.nextWaiter(waiter)) waiters++;
+    this.#packer.copyName(fragment, this.#name, 0);
+    const name = [...this.#nameWords] as [number, number, number, number];
+    return { name, size: this.#packer.fragmentBytes(fragment).length, waiters };
   }
 
   #pack(row: number, size: number): boolean {
@@ -205,11 +291,6 @@ export class StoredModel {
     this.compressedBlocks += fragments.length;
     this.packedBlocks++;
   }
-}
-
-/** Bytes of the fragment that a record tells, 0 where there is none; rounded up to 16. */
-export function fragmentSizeOf(word3: number): number {
-  return ((word3 & SIZE_MASK) >>> SIZE_SHIFT) * SIZE_UNIT;
 }
 
 assert(BLOCK_SIZE / SIZE_UNIT <= 256, 'fragment sizes fit in a byte');

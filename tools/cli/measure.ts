@@ -60,6 +60,7 @@ function figures(m: Measurement): string[] {
 }
 
 function windows(m: Measurement): string[] {
+  if (m.windows.length === 0) return [];
   const best = m.uniqueBlocks;
   const isSame = m.windows.every(({ uniqueBlocks }) => uniqueBlocks === best);
   if (isSame && m.windows.length > 1) {

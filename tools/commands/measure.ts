@@ -1,7 +1,9 @@
-/** `uvdo measure`: what a VDO volume would save of given data. Writes nothing but its report. */
+/** `uvdo measure`: what a VDO volume would save of given data. Writes nothing but its store and its report. */
 import { VdoError } from '../../src/base/errors.ts';
 import { measure, type MeasureOptions } from '../../src/measure/measurement.ts';
-import type { Arguments, Command } from '../cli/args.ts';
+import type { Measurement } from '../../src/measure/figures.ts';
+import { mergeMeasurements, type MergeOptions } from '../../src/measure/fleet.ts';
+import { wrongUsage, type Arguments, type Command } from '../cli/args.ts';
 import { printJson, printLines, remark } from '../cli/json.ts';
 import { measurementText } from '../cli/measure.ts';
 import { Progress } from '../cli/progress.ts';
@@ -13,7 +15,9 @@ export const command: Command = {
   example:
     'uvdo measure web.img db.img            each, and what they share\n' +
     'uvdo measure /srv/backup --sample 1/8  an estimate in an eighth of the memory\n' +
-    'zcat disk.gz | uvdo measure - --json',
+    'zcat disk.gz | uvdo measure - --json\n' +
+    'uvdo measure /data --store /var/m      goes on where it was interrupted, can be extended\n' +
+    'uvdo measure --merge hostA hostB       stores of several hosts together',
   options: {
     'index-memory': {
       value: 'N',
@@ -22,43 +26,78 @@ export const command: Command = {
     'sparse-index': { help: 'look at sparse indexes, and recommend one' },
     'no-compression': { help: 'deduplication only' },
     alignment: { help: 'also look for content that lies shifted by sectors' },
+    store: { value: 'DIR', help: 'keep what is measured: resume, extend, merge' },
+    memory: { value: 'SIZE', help: 'with --store: memory for contents, the rest goes to disk' },
+    merge: { help: 'the PATHs are stores: their figures together' },
     sample: { value: '1/N', help: 'look at one content in N: an estimate with its interval' },
   },
   arguments: [1, 100_000],
 
   async run(args) {
-    const progress = new Progress({ label: 'measure', quiet: args.quiet });
-    let result;
-    try {
-      result = await measure(args.positionals, {
-        ...optionsOf(args),
-        signal: args.signal,
-        onProblem: (_path, error) => {
-          progress.finish();
-          remark(`uvdo measure: ${error.message}`);
-        },
-        onProgress: ({ bytes, totalBytes, blocks, storedBlocks }) => {
-          const ratio = storedBlocks === 0 ? '' : `  ${(blocks / storedBlocks).toFixed(2)} : 1`;
-          progress.update(bytes, { total: totalBytes ?? undefined, remark: ratio });
-        },
-      });
-    } finally {
-      progress.finish();
-    }
+    const result = args.flag('merge')
+      ? await mergeMeasurements(args.positionals, mergeOptionsOf(args))
+      : await measureWithProgress(args);
     if (args.json) printJson(result);
     else printLines(measurementText(result));
     return result.errors > 0 ? 1 : 0;
   },
 };
 
+async function measureWithProgress(args: Arguments): Promise<Measurement> {
+  const progress = new Progress({ label: 'measure', quiet: args.quiet });
+  const options = optionsOf(args);
+  try {
+    return await measure(args.positionals, {
+      ...options,
+      signal: args.signal,
+      onProblem: (_path, error) => {
+        progress.finish();
+        remark(`uvdo measure: ${error.message}`);
+      },
+      onProgress: ({ bytes, totalBytes, blocks, storedBlocks }) => {
+        const ratio = storedBlocks === 0 ? '' : `  ${(blocks / storedBlocks).toFixed(2)} : 1`;
+        progress.update(bytes, { total: totalBytes ?? undefined, remark: ratio });
+      },
+    });
+  } catch (error) {
+    if (args.signal.aborted && options.store !== undefined) {
+      const message = `stopped on request; ${options.store} keeps what was measured: run it again to go on`;
+      throw new VdoError('Closed', message, {}, error);
+    }
+    throw error;
+  } finally {
+    progress.finish();
+  }
+}
+
+function mergeOptionsOf(args: Arguments): MergeOptions {
+  for (const option of ['alignment', 'no-compression'] as const) {
+    if (args.flag(option)) throw wrongUsage(`--merge and --${option} exclude each other`);
+  }
+  for (const option of ['sample', 'store', 'memory'] as const) {
+    if (args.text(option) !== undefined) {
+      throw wrongUsage(`--merge and --${option} exclude each other`);
+    }
+  }
+  const indexMemory = args.text('index-memory') === 'all' ? undefined : args.number('index-memory');
+  return {
+    ...(indexMemory === undefined ? {} : { indexMemory }),
+    sparseIndex: args.flag('sparse-index'),
+  };
+}
+
 /** The options of a command line, for the library. Fails with `InvalidArgument`. */
 function optionsOf(args: Arguments): MeasureOptions {
   const indexMemory = args.text('index-memory') === 'all' ? 'all' : args.number('index-memory');
+  const store = args.text('store');
+  const memory = args.size('memory');
   return {
     compression: !args.flag('no-compression'),
     sparseIndex: args.flag('sparse-index'),
     alignment: args.flag('alignment'),
     ...(indexMemory === undefined ? {} : { indexMemory }),
+    ...(store === undefined ? {} : { store }),
+    ...(memory === undefined ? {} : { memory }),
     sample: sampleOf(args.text('sample')),
   };
 }
