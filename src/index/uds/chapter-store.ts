@@ -14,8 +14,6 @@ import {
   encodeRecordPage,
   findRecord,
   indexPageChapter,
-  indexPageFirstList,
-  indexPageLists,
   readIndexPageHeader,
   RECORD_SIZE,
   RECORDS_PER_PAGE,
@@ -201,12 +199,15 @@ export class ChapterStore {
 
   #searchIndex(queries: ChapterQueries, row: number, frame: number): void {
     const page = this.#cache.bytes(frame);
+    const chapter = queries.chapter[row]!;
     try {
       if (!this.#cache.isChecked(frame)) {
-        readIndexPageHeader(page, this.#region.volumeNonce);
+        this.#checkIndexPage(page, this.#indexPageOf(queries, row));
         this.#cache.setChecked(frame);
       }
-      this.#checkIndexPage(queries, row, page);
+      const own = indexPageChapter(page);
+      if (own !== chapter)
+        throw new VdoError('Corrupt', `its index page is that of chapter ${own}`);
       const found = searchIndexPage(this.#geometry, page, queries.names, row * 16);
       if (found >= this.#geometry.recordPagesPerChapter) {
         throw new VdoError('Corrupt', 'a chapter index names a page that is not there');
@@ -214,20 +215,16 @@ export class ChapterStore {
       queries.recordPage[row] = found;
     } catch (error) {
       if (!(error instanceof VdoError)) throw error;
-      const chapter = queries.chapter[row]!;
       this.damage ??= new VdoError('Corrupt', `chapter ${chapter}: ${error.message}`, { chapter });
     }
   }
 
-  #checkIndexPage({ names, chapter }: ChapterQueries, row: number, page: Uint8Array): void {
-    const own = indexPageChapter(page);
-    const firstList = indexPageFirstList(page);
-    const lists = indexPageLists(page);
-    const slot = physicalChapter(this.#geometry, chapter[row]!);
-    const list = chapterList(names, row * 16, this.#geometry.chapterListBits);
-    const number = this.#map.pageOf(slot, list);
-    if (own !== chapter[row] || !this.#map.agrees(slot, number, firstList, lists)) {
-      throw new VdoError('Corrupt', `an index page is that of chapter ${own}, or misplaced`);
+  /** Makes sure that an index page is sound, and where the page map has it. */
+  #checkIndexPage(page: Uint8Array, number: number): void {
+    const { firstList, lists } = readIndexPageHeader(page, this.#region.volumeNonce);
+    const slot = Math.floor(number / this.#geometry.pagesPerChapter);
+    if (!this.#map.agrees(slot, number - slot * this.#geometry.pagesPerChapter, firstList, lists)) {
+      throw new VdoError('Corrupt', 'an index page holds other lists than the page map says');
     }
   }
 

@@ -20,7 +20,7 @@ export class ChapterPageCache {
   readonly #storage: Storage;
   readonly #volumeStart: number;
   readonly #frames: number;
-  readonly #bytes: Uint8Array;
+  readonly #views: readonly Uint8Array[];
   readonly #map: NumberMap;
   /** Page in each frame, or −1. */
   readonly #page: Float64Array;
@@ -41,7 +41,10 @@ export class ChapterPageCache {
     this.#storage = storage;
     this.#volumeStart = volumeStart;
     this.#frames = frames;
-    this.#bytes = new Uint8Array(frames * CHAPTER_PAGE_SIZE);
+    const bytes = new Uint8Array(frames * CHAPTER_PAGE_SIZE);
+    this.#views = Array.from({ length: frames }, (_, frame) =>
+      bytes.subarray(frame * CHAPTER_PAGE_SIZE, (frame + 1) * CHAPTER_PAGE_SIZE),
+    );
     this.#map = new NumberMap(frames);
     this.#page = new Float64Array(frames).fill(NO_PAGE);
     this.#pinned = new Uint8Array(frames);
@@ -99,7 +102,7 @@ export class ChapterPageCache {
 
   /** The bytes of a pinned page's frame. */
   bytes(frame: number): Uint8Array {
-    return this.#bytes.subarray(frame * CHAPTER_PAGE_SIZE, (frame + 1) * CHAPTER_PAGE_SIZE);
+    return this.#views[frame]!;
   }
 
   /** Whether `setChecked` was called since the page was read. */
