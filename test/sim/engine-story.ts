@@ -5,6 +5,8 @@
  * flushed block, and the audit nothing.
  */
 import { MemoryStorage } from '../../src/storage/memory-storage.ts';
+import { VdoError } from '../../src/base/errors.ts';
+import { indexGeometry, indexRegionBlocks } from '../../src/index/uds/index-geometry.ts';
 import { formatStorage } from '../../src/volume/format.ts';
 import { openVolumeOn, type OpenOptions } from '../../src/volume/open.ts';
 import type { Volume } from '../../src/volume/volume.ts';
@@ -13,6 +15,7 @@ import { readLayout, slabPlace, STATE, type VolumeLayout } from '../model/layout
 import { BLOCK, runNow } from '../model/steps.ts';
 import { checkImage, forgetReadOnly, recoverImage, Violation } from './crash-check.ts';
 import { FaultyDisk, PowerLoss, type Faults } from './disk.ts';
+import { checkIndex } from './index-check.ts';
 import { Oracle } from './oracle.ts';
 import { Random } from './random.ts';
 import { expectSameVolume, recoverByUvdo } from './recover-by-uvdo.ts';
@@ -57,6 +60,9 @@ interface World {
   readonly waitChance: number;
   readonly floodChance: number;
 }
+
+/** Setting of 0.25 GB. */
+const SMALLEST_INDEX = -256;
 
 /** Contents below this are repeated stamps, which compress well; above, noise that does not. */
 const NOISE = 500_000;
@@ -105,10 +111,13 @@ class EngineStory {
     const slabBlocks = random.pick([128, 256, 1024]);
     const journal = random.pick([16, 32, 64]);
     const slabs = random.between(1, 3);
-    const size = (62 + slabBlocks * slabs + journal + 64) * BLOCK;
+    // Now and then with an index of its own: the smallest there is, of which a story fills little.
+    const hasIndex = random.chance(0.15);
+    const indexBlocks = hasIndex ? indexRegionBlocks(SMALLEST_INDEX, false) : 0;
+    const size = (62 + indexBlocks + slabBlocks * slabs + journal + 64) * BLOCK;
     const storage = new MemoryStorage(size, { chunkBytes: BLOCK });
     await formatStorage(storage, {
-      noIndex: true,
+      noIndex: !hasIndex,
       logicalSize: 812 * 60 * 2 * BLOCK,
       slabSize: slabBlocks * BLOCK,
       slabJournalBlocks: random.pick([8, 10, 16]),
@@ -131,7 +140,7 @@ class EngineStory {
     }
     this.#world = {
       options: {
-        index: random.pick(['memory', 'off']),
+        index: hasIndex ? 'uds' : random.pick(['memory', 'off']),
         compression: random.chance(0.6),
         workers: 0,
         commitIntervalMs: 0,
@@ -193,6 +202,7 @@ class EngineStory {
     const survivor = recoverImage(crashed.clone(), random.next(), random.below(3));
     for (const [lbn, content] of this.#check(survivor)) this.#oracle.settle(lbn, content);
     await this.#compare();
+    await this.#checkIndex(crashed, false);
     // The next life begins with uvdo's own recovery, or with a volume that dm-vdo has recovered.
     const recovers = random.chance(0.7);
     this.#storage = recovers ? crashed : survivor;
@@ -231,6 +241,19 @@ class EngineStory {
     const { state } = runNow(readLayout(), image);
     if (state !== STATE.CLEAN) throw new Violation(`closed in state ${state}`);
     this.#check(image);
+    await this.#checkIndex(image, volume.indexWarning === null);
+  }
+
+  /** A volume that crashed amid its creation may have no index; a save must be true. */
+  async #checkIndex(image: MemoryStorage, mustLoad: boolean): Promise<void> {
+    if (this.#world.options.index !== 'uds') return;
+    const { nonce } = runNow(readLayout(), image);
+    const site = { geometry: indexGeometry(SMALLEST_INDEX, false), start: 1, nonce };
+    const outcome = await checkIndex(image, site).catch((error: unknown) => {
+      if (error instanceof VdoError) return error.code;
+      throw error;
+    });
+    if (mustLoad && outcome !== 'load') throw new Violation(`no index was saved: ${outcome}`);
   }
 
   async #work(volume: Volume): Promise<void> {
