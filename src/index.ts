@@ -9,6 +9,7 @@ export type { MeasuredWindow, Measurement } from './measure/figures.ts';
 export { mergeMeasurements, type MergeOptions } from './measure/fleet.ts';
 export { measure, type MeasureOptions, type MeasureProgress } from './measure/measurement.ts';
 export { serve, type NbdServer, type ServeOptions } from './nbd/server.ts';
+export { openNbdStorage, type NbdStorageOptions } from './nbd-client/nbd-storage.ts';
 export { MemoryStorage } from './storage/memory-storage.ts';
 export type { Extent, Storage } from './storage/storage.ts';
 export { openFileStorage } from './storage/file-storage.ts';

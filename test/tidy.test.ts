@@ -16,6 +16,7 @@ const LAYERS = [
   'storage',
   'device',
   'nbd',
+  'nbd-client',
   'kernels',
   'workers',
   'index',

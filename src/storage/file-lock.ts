@@ -8,9 +8,15 @@
  *   see each other's locks.
  * - Windows: a named pipe, likewise.
  * - macOS and the BSDs: the file is opened with O_EXLOCK, which is flock() in one call.
+ *
+ * What is no file, an export of a server, is locked by its name, in the same ways: against processes
+ * of this machine, not of others.
  */
+import { createHash } from 'node:crypto';
 import fs from 'node:fs';
 import net from 'node:net';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { VdoError } from '../base/errors.ts';
 import { wrapError } from './open-file.ts';
 
@@ -35,15 +41,37 @@ export async function lockFile(path: string): Promise<FileLock> {
   return lockByOpening(path);
 }
 
+/**
+ * Takes the lock of something that is no file: `name` is the same for all who mean the same, `what` is
+ * what messages call it. Fails with `Busy` at once.
+ */
+export async function lockName(name: string, what: string): Promise<FileLock> {
+  const hash = createHash('sha256').update(name).digest('hex').slice(0, 32);
+  if (process.platform === 'linux' || process.platform === 'android') {
+    return lockByListening(`\0uvdo-name-${hash}`, what, () => undefined);
+  }
+  if (process.platform === 'win32') {
+    return lockByListening(`\\\\.\\pipe\\uvdo-name-${hash}`, what, () => undefined);
+  }
+  const path = join(tmpdir(), `uvdo-${hash}.lock`);
+  fs.closeSync(fs.openSync(path, 'a', 0o666));
+  return lockByOpening(path);
+}
+
 /** The file stays open with its lock, so that no other file can inherit its inode meanwhile. */
 async function lockBySocket(path: string, prefix: string): Promise<FileLock> {
   const fd = openToLock(path, 0);
+  const address = prefix + nameOf(fs.fstatSync(fd));
+  return lockByListening(address, path, () => fs.closeSync(fd));
+}
+
+/** `drop` is called when the lock is given back, or cannot be had. */
+async function lockByListening(address: string, what: string, drop: () => void): Promise<FileLock> {
   const server = net.createServer((socket) => {
     socket.on('error', () => socket.destroy());
     socket.end(String(process.pid));
   });
   server.unref();
-  const address = prefix + nameOf(fs.fstatSync(fd));
   const failure = await new Promise<NodeJS.ErrnoException | undefined>((resolve) => {
     server.once('error', resolve);
     server.listen({ path: address, exclusive: true }, () => resolve(undefined));
@@ -52,12 +80,12 @@ async function lockBySocket(path: string, prefix: string): Promise<FileLock> {
     server.on('error', () => undefined);
     return hold(async () => {
       await new Promise<void>((resolve) => server.close(() => resolve()));
-      fs.closeSync(fd);
+      drop();
     });
   }
-  fs.closeSync(fd);
-  if (failure.code !== 'EADDRINUSE') throw wrapError('lock', path, failure);
-  throw busy(path, await holderOf(address));
+  drop();
+  if (failure.code !== 'EADDRINUSE') throw wrapError('lock', what, failure);
+  throw busy(what, await holderOf(address));
 }
 
 /**

@@ -22,6 +22,7 @@
 import fs from 'node:fs';
 import { VdoError } from '../base/errors.ts';
 import { openFile, wrapError } from './open-file.ts';
+import { runsOf, type Run } from './runs.ts';
 import type { Extent, Storage } from './storage.ts';
 
 /** Buffers of one call: the system's own limit (IOV_MAX). */
@@ -59,13 +60,6 @@ export async function openFileStorage(
 }
 
 type Direction = 'read' | 'write';
-
-/** Bytes that lie one after another on the file. */
-interface Run {
-  offset: number;
-  length: number;
-  buffers: Uint8Array[];
-}
 
 class FileStorage implements Storage {
   readonly size: number;
@@ -181,7 +175,7 @@ class FileStorage implements Storage {
     const pending: Promise<void>[] = [];
     let sliceEndMs = 0;
     let failure: unknown;
-    for (const run of runsOf(extents)) {
+    for (const run of runsOf(extents, MAX_RUN_BYTES, MAX_RUN_BUFFERS)) {
       const startMs = performance.now();
       if (run.length > MAX_SYNC_BYTES || startMs < this.#asyncUntilMs[direction]) {
         if (this.#inFlight >= MAX_IN_FLIGHT) await this.#vacancy();
@@ -301,41 +295,4 @@ class FileStorage implements Storage {
   #failure(verb: string, error: unknown, offset?: number): VdoError {
     return wrapError(verb, this.#path, error, offset);
   }
-}
-
-/** The extents as calls to make, in order of offset. */
-function runsOf(extents: readonly Extent[]): Run[] {
-  const runs: Run[] = [];
-  let run: Run | undefined;
-  let end = -1;
-  for (const { offset, bytes } of inOrder(extents)) {
-    for (let done = 0; done < bytes.length;) {
-      const length = Math.min(bytes.length - done, MAX_RUN_BYTES);
-      const buffer = length === bytes.length ? bytes : bytes.subarray(done, done + length);
-      if (
-        run !== undefined &&
-        end === offset + done &&
-        run.buffers.length < MAX_RUN_BUFFERS &&
-        run.length + length <= MAX_RUN_BYTES
-      ) {
-        run.buffers.push(buffer);
-        run.length += length;
-      } else {
-        run = { offset: offset + done, length, buffers: [buffer] };
-        runs.push(run);
-      }
-      done += length;
-      end = offset + done;
-    }
-  }
-  return runs;
-}
-
-function inOrder(extents: readonly Extent[]): readonly Extent[] {
-  for (let i = 1; i < extents.length; i++) {
-    if (extents[i]!.offset < extents[i - 1]!.offset) {
-      return extents.slice().sort((a, b) => a.offset - b.offset);
-    }
-  }
-  return extents;
 }

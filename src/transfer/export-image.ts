@@ -1,12 +1,18 @@
-/** Writes the logical image of a volume out: sparse to a file, whole to a device or a stream. */
+/**
+ * Writes the logical image of a volume out: sparse to a file or an NBD export, whole to a device or a
+ * stream.
+ */
 import * as fs from 'node:fs';
 import { once } from 'node:events';
 import { BLOCK_SIZE, GiB, KiB, MiB } from '../base/constants.ts';
 import { isZero } from '../base/bytes.ts';
+import { VdoError } from '../base/errors.ts';
 import type { BlockDevice } from '../device/block-device.ts';
-import { openFileStorage } from '../storage/file-storage.ts';
+import { openStorage } from '../nbd-client/open-storage.ts';
+import { isNbdUri } from '../nbd-client/uri.ts';
 import { wrapError } from '../storage/open-file.ts';
-import type { Extent, Storage } from '../storage/storage.ts';
+import { isSparse, type SparseStorage } from '../storage/sparse-storage.ts';
+import type { Extent } from '../storage/storage.ts';
 
 /** Bytes read at once; one step is read while the one before is written. */
 const STEP_BYTES = 2 * MiB;
@@ -22,27 +28,62 @@ export interface ExportOptions {
   readonly signal?: AbortSignal;
 }
 
-/** Writes the range to the file or block device `path`, holes as holes. Durable when it resolves. */
+/**
+ * Writes the range to the file, block device or (by its NBD URI) export `path`, holes as holes. Durable
+ * when it resolves. A device or export may be larger: what lies behind the image is left alone.
+ */
 export async function exportToFile(
   device: BlockDevice,
   path: string,
   options: ExportOptions,
 ): Promise<void> {
-  const isDevice = fs.existsSync(path) && fs.statSync(path).isBlockDevice();
+  const isExport = isNbdUri(path);
+  const isDevice = !isExport && fs.existsSync(path) && fs.statSync(path).isBlockDevice();
   try {
-    if (!isDevice) fs.writeFileSync(path, '');
+    if (!isDevice && !isExport) fs.writeFileSync(path, '');
   } catch (error) {
     throw wrapError('write', path, error);
   }
-  const storage = await openFileStorage(path, { create: true, size: options.length });
+  const storage = await openStorage(path, { create: true, size: options.length });
   try {
+    if (storage.size < options.length) {
+      const message = `${path} has ${storage.size} bytes, fewer than the ${options.length} of the image`;
+      throw new VdoError('NoSpace', message, { path });
+    }
+    if (isSparse(storage)) return await exportToSparse(device, storage, options);
     for await (const { offset, bytes } of rangeChunks(device, options, !isDevice)) {
       const extents = isDevice ? [{ offset, bytes }] : nonZeroExtents(offset, bytes);
       await storage.write(extents);
     }
     await storage.flush();
   } finally {
-    await (storage satisfies Storage).close();
+    await storage.close();
+  }
+}
+
+/** As `exportToFile`: the other side zeroes the gaps, where it does not say that they are empty. */
+async function exportToSparse(
+  device: BlockDevice,
+  storage: SparseStorage,
+  options: ExportOptions,
+): Promise<void> {
+  let done = 0;
+  for await (const extent of rangeChunks(device, options, true)) {
+    await clear(storage, done, extent.offset);
+    await storage.write([extent]);
+    done = extent.offset + extent.bytes.length;
+  }
+  await clear(storage, done, options.length);
+  await storage.flush();
+}
+
+/** Makes [start, end) read as zeros. */
+async function clear(storage: SparseStorage, start: number, end: number): Promise<void> {
+  for (let window = start; window < end; window += WINDOW_BYTES) {
+    const length = Math.min(WINDOW_BYTES, end - window);
+    for (const extent of await storage.extents(window, length)) {
+      if (extent.kind === 'data') await storage.writeZeroes(extent.offset, extent.length);
+    }
   }
 }
 

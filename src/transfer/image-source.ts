@@ -1,20 +1,28 @@
 /**
- * Where an image comes from: a plain file, a block device, or standard input, read in order, a chunk
- * ahead of whoever consumes it.
+ * Where an image comes from: a plain file, a block device, an export of an NBD server, or standard
+ * input, read in order, a few chunks ahead of whoever consumes it.
  *
  * Node tells no holes: those of a sparse file are read as zeros, at memory speed, and skipped behind.
+ * An NBD server does: what it says is empty is not asked for.
  */
 import * as fs from 'node:fs';
 import type { Readable } from 'node:stream';
-import { MiB } from '../base/constants.ts';
+import { GiB, MiB } from '../base/constants.ts';
 import { VdoError } from '../base/errors.ts';
-import { openFileStorage } from '../storage/file-storage.ts';
+import type { DeviceExtent } from '../device/block-device.ts';
+import { openStorage } from '../nbd-client/open-storage.ts';
+import { canonicalUri, isNbdUri, parseNbdUri } from '../nbd-client/uri.ts';
+import { isSparse, type SparseStorage } from '../storage/sparse-storage.ts';
 import type { Storage } from '../storage/storage.ts';
 
 /** Bytes of a chunk: large enough that a call costs nothing per block. */
 const CHUNK_BYTES = MiB;
 /** Chunks read ahead. */
 const AHEAD = 3;
+/** Range whose empty parts are looked up at once. */
+const WINDOW_BYTES = GiB;
+/** What every chunk is a view of that is known to be empty. */
+const ZEROS = new Uint8Array(CHUNK_BYTES);
 
 export interface ImageSource {
   readonly path: string;
@@ -22,16 +30,21 @@ export interface ImageSource {
   readonly size: number | null;
   /**
    * The bytes in order, chunk by chunk, each 1 MiB but for the last. A chunk is valid until the next
-   * one is asked for. Fails with `Io`, `Truncated`.
+   * one is asked for, and not to be written to (`isKnownZero`). Fails with `Io`, `Truncated`.
    */
   chunks(): AsyncGenerator<Uint8Array>;
   close(): Promise<void>;
 }
 
-/** Opens a source: a path, or `-` for standard input. Fails with `Io`, `InvalidArgument`. */
+/** Whether a chunk is known to be zeros without a look at it. */
+export function isKnownZero(chunk: Uint8Array): boolean {
+  return chunk.buffer === ZEROS.buffer;
+}
+
+/** Opens a source: a path, an NBD URI, or `-` for standard input. Fails with `Io`, `InvalidArgument`. */
 export async function openImageSource(path: string): Promise<ImageSource> {
   if (path === '-') return new StreamSource('-', process.stdin);
-  const storage = await openFileStorage(path, { readOnly: true });
+  const storage = await openStorage(path, { readOnly: true });
   return new StorageSource(path, storage);
 }
 
@@ -49,6 +62,7 @@ class StorageSource implements ImageSource {
   async *chunks(): AsyncGenerator<Uint8Array> {
     const buffers = Array.from({ length: AHEAD + 1 }, () => new Uint8Array(CHUNK_BYTES));
     const reading: Promise<Uint8Array>[] = [];
+    const empty = isSparse(this.#storage) ? new EmptyRanges(this.#storage) : undefined;
     let offset = 0;
     let turn = 0;
     const start = (): void => {
@@ -59,7 +73,13 @@ class StorageSource implements ImageSource {
       offset += bytes.length;
     };
     while (offset < this.size || reading.length > 0) {
-      while (reading.length < AHEAD && offset < this.size) start();
+      while (reading.length < AHEAD && offset < this.size) {
+        const length = Math.min(CHUNK_BYTES, this.size - offset);
+        if (empty !== undefined && (await empty.covers(offset, length))) {
+          reading.push(Promise.resolve(ZEROS.subarray(0, length)));
+          offset += length;
+        } else start();
+      }
       yield await reading.shift()!;
     }
   }
@@ -68,6 +88,34 @@ class StorageSource implements ImageSource {
     return this.#storage.close();
   }
 }
+
+/** What a storage says is empty, looked up a window at a time, in order. */
+class EmptyRanges {
+  readonly #storage: SparseStorage;
+  #end = 0;
+  #ranges: DeviceExtent[] = [];
+
+  constructor(storage: SparseStorage) {
+    this.#storage = storage;
+  }
+
+  /** Whether the range is empty. Ranges are asked for in rising order. */
+  async covers(offset: number, length: number): Promise<boolean> {
+    if (offset + length > this.#end) {
+      const size = Math.min(WINDOW_BYTES, this.#storage.size - offset);
+      this.#ranges = await this.#storage.extents(offset, size);
+      this.#end = offset + size;
+    }
+    while (this.#ranges.length > 0 && endOf(this.#ranges[0]!) <= offset) this.#ranges.shift();
+    for (const range of this.#ranges) {
+      if (range.kind === 'data') return false;
+      if (endOf(range) >= offset + length) return true;
+    }
+    return false;
+  }
+}
+
+const endOf = ({ offset, length }: DeviceExtent): number => offset + length;
 
 class StreamSource implements ImageSource {
   readonly path: string;
@@ -104,8 +152,12 @@ class StreamSource implements ImageSource {
   }
 }
 
-/** Fails with `InvalidArgument` where both paths name the same file. */
+/** Fails with `InvalidArgument` where both name the same file or export. */
 export function checkDifferent(volume: string, other: string): void {
+  if (isNbdUri(volume) && isNbdUri(other)) {
+    if (canonicalUri(parseNbdUri(volume)) !== canonicalUri(parseNbdUri(other))) return;
+    throw new VdoError('InvalidArgument', `${other} is the volume itself`);
+  }
   if (other === '-' || !fs.existsSync(other) || !fs.existsSync(volume)) return;
   const [a, b] = [fs.statSync(volume), fs.statSync(other)];
   if (a.dev !== b.dev || a.ino !== b.ino) return;

@@ -6,7 +6,7 @@ import { BLOCK_SIZE } from '../base/constants.ts';
 import { isZero } from '../base/bytes.ts';
 import { VdoError } from '../base/errors.ts';
 import type { BlockDevice } from '../device/block-device.ts';
-import type { ImageSource } from './image-source.ts';
+import { isKnownZero, type ImageSource } from './image-source.ts';
 
 /** Zero runs remembered before they are discarded. */
 const MAX_ZERO_RUNS = 4096;
@@ -87,6 +87,10 @@ async function importChunk(
   offset: number,
   zeros: ZeroRuns,
 ): Promise<number> {
+  if (isKnownZero(chunk)) {
+    await zeros.add(offset, chunk.length);
+    return Math.ceil(chunk.length / BLOCK_SIZE);
+  }
   let zeroBlocks = 0;
   let start = 0;
   for (let at = 0; at < chunk.length; at += BLOCK_SIZE) {

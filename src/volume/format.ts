@@ -18,9 +18,11 @@ import {
   type GeometryBlock,
 } from '../format/geometry-block.ts';
 import { encodeSuperBlock } from '../format/super-block.ts';
-import { lockFile } from '../storage/file-lock.ts';
+import { lockStorage, openStorage } from '../nbd-client/open-storage.ts';
+import { isNbdUri } from '../nbd-client/uri.ts';
 import { openFileStorage, type FileStorageOptions } from '../storage/file-storage.ts';
 import { wrapError } from '../storage/open-file.ts';
+import { isSparse } from '../storage/sparse-storage.ts';
 import type { Storage } from '../storage/storage.ts';
 import { planFormat, type FormatOptions, type FormatResult } from './format-plan.ts';
 import { readLabels } from './labels.ts';
@@ -80,8 +82,9 @@ async function refuseUsedNonce(storage: Storage, nonce: Uint8Array): Promise<voi
   }
 }
 
-/** Makes a range zero, writing only where it is not: holes stay holes. */
+/** Makes a range zero, writing only where it is not: holes stay holes. A server does it itself. */
 async function clearRange(storage: Storage, offset: number, size: number): Promise<void> {
+  if (isSparse(storage)) return storage.writeZeroes(offset, size);
   const bytes = new Uint8Array(Math.min(size, CLEAR_BYTES));
   const zeros = new Uint8Array(bytes.length);
   for (let at = 0; at < size; at += bytes.length) {
@@ -103,14 +106,14 @@ function inTheWay(what: string): VdoError {
 }
 
 export interface FormatVolumeOptions extends FormatOptions {
-  /** Physical size in bytes. Needed for a new file; default: the size of the file or device. */
+  /** Physical size in bytes. Needed for a new file; default: the size of the file, device or export. */
   readonly size?: number;
 }
 
 /**
- * Makes a plain file (created if need be, always sparse) or a block device an empty volume. Fails
- * as `formatStorage` does; a plain file with anything but zeros in it is in the way, too, and one
- * that is in use is `Busy`.
+ * Makes a plain file (created if need be, always sparse), a block device or, by its NBD URI, an export
+ * an empty volume. Fails as `formatStorage` does; a plain file with anything but zeros in it is in the
+ * way, too, and one that is in use is `Busy`.
  */
 export async function formatVolume(
   path: string,
@@ -135,7 +138,7 @@ export async function formatVolume(
 }
 
 async function locked<T>(path: string, work: () => Promise<T>): Promise<T> {
-  const lock = await lockFile(path);
+  const lock = await lockStorage(path);
   try {
     return await work();
   } finally {
@@ -144,6 +147,7 @@ async function locked<T>(path: string, work: () => Promise<T>): Promise<T> {
 }
 
 async function kindOf(path: string): Promise<{ kind: 'none' | 'file' | 'device'; size: number }> {
+  if (isNbdUri(path)) return { kind: 'device', size: 0 };
   try {
     const found = await stat(path);
     if (found.isFile()) return { kind: 'file', size: found.size };
@@ -175,7 +179,7 @@ function formatDevice(path: string, options: FormatVolumeOptions): Promise<Forma
     if (options.size !== undefined && options.size !== storage.size) {
       throw new VdoError(
         'InvalidArgument',
-        `${path} has ${storage.size} bytes: the size of a device cannot be chosen, leave --size out`,
+        `${path} has ${storage.size} bytes: its size cannot be chosen, leave --size out`,
       );
     }
     return formatStorage(storage, options);
@@ -187,7 +191,7 @@ async function withStorage<T>(
   how: FileStorageOptions,
   work: (storage: Storage) => Promise<T>,
 ): Promise<T> {
-  const storage = await openFileStorage(path, how);
+  const storage = await openStorage(path, how);
   try {
     return await work(storage);
   } finally {

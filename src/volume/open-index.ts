@@ -4,6 +4,7 @@
  */
 import { VdoError } from '../base/errors.ts';
 import type { Health } from '../data-path/health.ts';
+import { isNbdUri } from '../nbd-client/uri.ts';
 import { NEW } from '../format/super-block.ts';
 import type { HashIndex } from '../index/hash-index.ts';
 import { openLevelIndex } from '../index/level-index.ts';
@@ -42,8 +43,9 @@ export async function openIndex(choice: IndexChoice, place: IndexPlace): Promise
     case 'memory':
       return createMemoryIndex({ capacity });
     case 'level':
-      if (path === null) {
-        throw new VdoError('InvalidArgument', 'a level index needs a volume with a path');
+      if (path === null || isNbdUri(path)) {
+        const message = 'a level index needs a volume in a file or on a device';
+        throw new VdoError('InvalidArgument', message);
       }
       return openLevelIndex(`${path}.index`, { nonce: labels.superBlock.nonce });
     case 'uds':

@@ -32,10 +32,10 @@ import type { HashIndex } from '../index/hash-index.ts';
 import { createNullIndex } from '../index/null-index.ts';
 import { Arena } from '../kernels/arena.ts';
 import { RecoveryJournal } from '../recovery-journal/recovery-journal.ts';
+import { lockStorage, openStorage } from '../nbd-client/open-storage.ts';
 import { recover, type RecoveryReport } from '../repair/recover.ts';
 import { Scrubber } from '../slab-depot/scrubber.ts';
-import { lockFile, type FileLock } from '../storage/file-lock.ts';
-import { openFileStorage } from '../storage/file-storage.ts';
+import type { FileLock } from '../storage/file-lock.ts';
 import { OverlayStorage } from '../storage/overlay-storage.ts';
 import { ShiftedStorage } from '../storage/shifted-storage.ts';
 import type { Storage } from '../storage/storage.ts';
@@ -80,16 +80,17 @@ const MIN_RECOVERY_JOURNAL_BLOCKS = 2;
 const AS_IT_STANDS = 'read as it stands, parts may be old or missing';
 
 /**
- * Opens the volume in a file or block device, recovering it first where it was not closed. Fails with
- * `NotVdo`, `Busy`, `ChecksumMismatch`, `UnsupportedVersion`, `Truncated`, `ReadOnly` and
- * `RecoveryNeeded` (it wants a rebuild), and nothing was written; or with `Corrupt` and `Io`.
+ * Opens the volume in a file, on a block device or, by its NBD URI, on an export, recovering it first
+ * where it was not closed. Fails with `NotVdo`, `Busy`, `ChecksumMismatch`, `UnsupportedVersion`,
+ * `Truncated`, `ReadOnly` and `RecoveryNeeded` (it wants a rebuild), and nothing was written; or with
+ * `Corrupt` and `Io`.
  */
 export async function openVolume(path: string, options: OpenOptions = {}): Promise<Volume> {
   const readOnly = options.readOnly ?? false;
-  const storage = await openFileStorage(path, { readOnly });
+  const storage = await openStorage(path, { readOnly });
   let lock: FileLock | null = null;
   try {
-    lock = await lockFile(path).catch((error: unknown) => {
+    lock = await lockStorage(path).catch((error: unknown) => {
       if (!readOnly || !(error instanceof VdoError) || error.code !== 'Busy') throw error;
       throw new VdoError('Busy', `${error.message}; its contents may change`, error.where, error);
     });

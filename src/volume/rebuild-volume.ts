@@ -5,8 +5,7 @@ import { BLOCK_SIZE } from '../base/constants.ts';
 import { VdoError } from '../base/errors.ts';
 import { needsRebuild, stateName } from '../format/super-block.ts';
 import { rebuild, type RebuildOptions, type RebuildReport } from '../repair/rebuild.ts';
-import { lockFile } from '../storage/file-lock.ts';
-import { openFileStorage } from '../storage/file-storage.ts';
+import { lockStorage, openStorage } from '../nbd-client/open-storage.ts';
 import { ShiftedStorage } from '../storage/shifted-storage.ts';
 import type { Storage } from '../storage/storage.ts';
 import { readLabels } from './labels.ts';
@@ -25,9 +24,9 @@ export async function rebuildVolume(
   path: string,
   options: RebuildVolumeOptions = {},
 ): Promise<RebuildReport> {
-  const storage = await openFileStorage(path);
+  const storage = await openStorage(path);
   try {
-    const lock = await lockFile(path);
+    const lock = await lockStorage(path);
     try {
       return await rebuildVolumeOn(storage, options);
     } finally {

@@ -1,16 +1,18 @@
 /**
  * The control socket: how other commands ask the server that has a volume open. It belongs to one
  * user: it lies in a folder that only that user can enter (root: /run/uvdo; others: uvdo in
- * XDG_RUNTIME_DIR, or uvdo-UID in the folder for temporary files), named after the volume's file,
- * whatever path leads to it.
+ * XDG_RUNTIME_DIR, or uvdo-UID in the folder for temporary files), named after the volume's file
+ * (or export), whatever path leads to it.
  *
  * One connection, one question (a line), one answer (JSON), end.
  */
+import { createHash } from 'node:crypto';
 import fs from 'node:fs';
 import net from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { VdoError } from '../../src/base/errors.ts';
+import { canonicalUri, isNbdUri, parseNbdUri } from '../../src/nbd-client/uri.ts';
 
 const MAX_ASKING = 16;
 const MAX_QUESTION_BYTES = 256;
@@ -73,9 +75,8 @@ export async function askControl(file: string, question: string): Promise<unknow
 /** Where the control socket of a volume's file is; `undefined` where there can be none. */
 function controlPath(file: string): string | undefined {
   const uid = process.getuid?.();
-  const stats = fs.statSync(file, { throwIfNoEntry: false });
-  if (uid === undefined || stats === undefined) return undefined;
-  const name = stats.isBlockDevice() ? `block-${stats.rdev}` : `${stats.dev}-${stats.ino}`;
+  const name = nameOf(file);
+  if (uid === undefined || name === undefined) return undefined;
   const runtime = process.env['XDG_RUNTIME_DIR'];
   const folder =
     uid === 0
@@ -85,6 +86,17 @@ function controlPath(file: string): string | undefined {
         : join(tmpdir(), `uvdo-${uid}`);
   return join(folder, `${name}.sock`);
 }
+
+/** One name for all paths to a file, or all spellings of an export. */
+function nameOf(file: string): string | undefined {
+  if (isNbdUri(file)) return `nbd-${hashOf(canonicalUri(parseNbdUri(file)))}`;
+  const stats = fs.statSync(file, { throwIfNoEntry: false });
+  if (stats === undefined) return undefined;
+  return stats.isBlockDevice() ? `block-${stats.rdev}` : `${stats.dev}-${stats.ino}`;
+}
+
+const hashOf = (text: string): string =>
+  createHash('sha256').update(text).digest('hex').slice(0, 32);
 
 /** Makes the folder, or fails with `Io` where others could enter it. */
 function makeFolder(path: string): void {

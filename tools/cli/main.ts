@@ -30,6 +30,8 @@ async function help(): Promise<string> {
     '',
     ...commands.map(({ name, summary }) => `  uvdo ${name.padEnd(width)}  ${summary}`),
     '',
+    'FILE, SOURCE and DEST may be NBD exports: nbd://HOST[:PORT]/NAME, nbd+unix:///NAME?socket=PATH,',
+    'or nbds:// for TLS.',
     'uvdo COMMAND --help shows options and an example.',
     'Exit status: 0 done, 1 failed, 2 wrong usage, 3 the volume needs attention.',
     '',

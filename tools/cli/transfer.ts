@@ -1,5 +1,6 @@
 /** What the commands that move images have in common: index choice, sources, the report. */
 import { BLOCK_SIZE } from '../../src/base/constants.ts';
+import { isNbdUri } from '../../src/nbd-client/uri.ts';
 import type { OpenOptions } from '../../src/volume/open.ts';
 import type { Statistics } from '../../src/volume/statistics.ts';
 import type { Volume } from '../../src/volume/volume.ts';
@@ -29,6 +30,11 @@ export function indexOptions(
 ): Pick<OpenOptions, 'index' | 'fallbackIndex'> {
   const index = args.choice('index', INDEX_CHOICES);
   return { ...(index === undefined ? {} : { index }), fallbackIndex };
+}
+
+/** Where the index lives by default that commands keep between runs: beside the volume, if it has a place. */
+export function keptIndex(path: string): 'memory' | 'level' {
+  return isNbdUri(path) ? 'memory' : 'level';
 }
 
 export interface Placed {

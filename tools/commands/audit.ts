@@ -2,8 +2,7 @@
 import { BLOCK_SIZE } from '../../src/base/constants.ts';
 import { auditVolume, type AuditPhase, type AuditReport } from '../../src/inspect/audit.ts';
 import type { Finding } from '../../src/inspect/audit-findings.ts';
-import { lockFile } from '../../src/storage/file-lock.ts';
-import { openFileStorage } from '../../src/storage/file-storage.ts';
+import { lockStorage, openStorage } from '../../src/nbd-client/open-storage.ts';
 import type { Arguments, Command } from '../cli/args.ts';
 import { printJson, printLines } from '../cli/json.ts';
 import { Progress } from '../cli/progress.ts';
@@ -24,10 +23,10 @@ export const command: Command = {
 
   async run(args) {
     const path = args.at(0);
-    const storage = await openFileStorage(path, { readOnly: true });
+    const storage = await openStorage(path, { readOnly: true });
     try {
       // What a server changes meanwhile would look like damage.
-      await (await lockFile(path)).release();
+      await (await lockStorage(path)).release();
       const started = performance.now();
       const report = await audit(args, storage);
       const seconds = (performance.now() - started) / 1000;

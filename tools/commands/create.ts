@@ -1,4 +1,5 @@
 /** `uvdo create`: makes a volume that holds images, in sizes chosen to fit. */
+import fs from 'node:fs';
 import { BLOCK_SIZE } from '../../src/base/constants.ts';
 import { VdoError } from '../../src/base/errors.ts';
 import { sizesToFit } from '../../src/transfer/fit.ts';
@@ -7,6 +8,7 @@ import {
   openImageSource,
   type ImageSource,
 } from '../../src/transfer/image-source.ts';
+import { isNbdUri } from '../../src/nbd-client/uri.ts';
 import { formatVolume } from '../../src/volume/format.ts';
 import { indexMemorySetting, indexRegionBlocks } from '../../src/index/uds/index-geometry.ts';
 import { openVolume } from '../../src/volume/open.ts';
@@ -20,6 +22,7 @@ export const command: Command = {
   usage: 'FILE SOURCE…',
   example:
     'uvdo create all.vdo web.img db.img     two images, one after the other\n' +
+    "uvdo create all.vdo nbd://host/disk   of another server's image\n" +
     'zcat disk.gz | uvdo create d.vdo - --logical-size 20G',
   options: {
     ...FORMAT_OPTIONS,
@@ -40,7 +43,7 @@ export const command: Command = {
         checkDifferent(path, source);
         sources.push(await openImageSource(source));
       }
-      await formatVolume(path, { ...sizesFor(args, sources), force: args.flag('force') });
+      await formatVolume(path, { ...sizesFor(path, args, sources), force: args.flag('force') });
       const volume = await openVolume(path, {
         ...index,
         compression: !args.flag('no-compression'),
@@ -59,8 +62,12 @@ export const command: Command = {
   },
 };
 
+function hasOwnSize(path: string): boolean {
+  return isNbdUri(path) || (fs.existsSync(path) && fs.statSync(path).isBlockDevice());
+}
+
 /** The sizes that were asked for, completed so that the sources fit. */
-function sizesFor(args: Arguments, sources: readonly ImageSource[]) {
+function sizesFor(path: string, args: Arguments, sources: readonly ImageSource[]) {
   const asked = formatOptionsOf(args);
   let bytes = 0;
   for (const { path, size } of sources) {
@@ -79,7 +86,8 @@ function sizesFor(args: Arguments, sources: readonly ImageSource[]) {
       `--logical-size ${logicalSize} is less than the sources need: ${bytes} bytes`,
     );
   }
-  if (asked.size !== undefined) return { ...asked, logicalSize };
+  // A device or an export is as large as it is.
+  if (asked.size !== undefined || hasOwnSize(path)) return { ...asked, logicalSize };
   const indexBlocks = asked.noIndex
     ? 0
     : indexRegionBlocks(indexMemorySetting(asked.indexMemory ?? 0.25), asked.sparseIndex);

@@ -1,6 +1,6 @@
 /** `uvdo dump`: shows the structures of a volume as they lie on disk. Never writes. */
 import { Inspection, recoveryNote } from '../../src/inspect/inspection.ts';
-import { openFileStorage } from '../../src/storage/file-storage.ts';
+import { openStorage } from '../../src/nbd-client/open-storage.ts';
 import { wrongUsage, type Arguments, type Command } from '../cli/args.ts';
 import { printJson, printLines, remark } from '../cli/json.ts';
 import { DUMPS, type Dump } from './dump-parts.ts';
@@ -25,7 +25,7 @@ export const command: Command = {
     const dump = Object.hasOwn(DUMPS, part) ? DUMPS[part] : undefined;
     if (dump === undefined) throw wrongUsage(`'${part}': choose one of ${PARTS}`);
     const parameter = checkParameter(args, part, dump);
-    const storage = await openFileStorage(args.at(0), { readOnly: true });
+    const storage = await openStorage(args.at(0), { readOnly: true });
     try {
       const inspection = await Inspection.open(storage);
       return await show(inspection, dump, parameter, args);

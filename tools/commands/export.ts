@@ -11,10 +11,12 @@ import { tellNotice } from '../cli/transfer.ts';
 
 export const command: Command = {
   name: 'export',
-  summary: 'write the logical image of a volume to a file, a device or standard output',
+  summary:
+    'write the logical image of a volume to a file, a device, an NBD export or standard output',
   usage: 'FILE DEST',
   example:
     'uvdo export disk.vdo disk.img                       sparse\n' +
+    'uvdo export disk.vdo nbd://host/image               holes are zeroed by the server\n' +
     'uvdo export all.vdo - --from 0 --length 4G | sha256sum',
   options: {
     from: { value: 'OFFSET', help: 'first byte; default 0' },

@@ -9,7 +9,10 @@ import { formatSize } from '../cli/sizes.ts';
 
 /** Options that choose the sizes of a new volume; `create` has them, too. */
 export const FORMAT_OPTIONS = {
-  size: { value: 'SIZE', help: 'physical size, e.g. 8G; default: that of the file or device' },
+  size: {
+    value: 'SIZE',
+    help: 'physical size, e.g. 8G; default: that of the file, device or export',
+  },
   'logical-size': {
     value: 'SIZE',
     help: 'size that clients see; default: what fits undeduplicated',
@@ -41,9 +44,11 @@ export function formatOptionsOf(args: Arguments) {
 
 export const command: Command = {
   name: 'format',
-  summary: 'make an empty volume in a file or on a block device',
+  summary: 'make an empty volume in a file, on a block device or on an NBD export',
   usage: 'FILE --size SIZE',
-  example: 'uvdo format disk.vdo --size 8G --logical-size 100G',
+  example:
+    'uvdo format disk.vdo --size 8G --logical-size 100G\n' +
+    'uvdo format nbd://host/disk --logical-size 100G     the export is as large as it is',
   options: { ...FORMAT_OPTIONS, force: { help: 'overwrite whatever is there' } },
   arguments: [1, 1],
 

@@ -2,13 +2,15 @@
 import { checkDifferent, openImageSource } from '../../src/transfer/image-source.ts';
 import { openVolume } from '../../src/volume/open.ts';
 import type { Command } from '../cli/args.ts';
-import { importAll, INDEX_OPTION, indexOptions, reportImport } from '../cli/transfer.ts';
+import { importAll, INDEX_OPTION, indexOptions, keptIndex, reportImport } from '../cli/transfer.ts';
 
 export const command: Command = {
   name: 'import',
   summary: 'write an image into a volume, holes and zeros skipped',
   usage: 'FILE SOURCE',
-  example: 'uvdo import disk.vdo new.img --at 10G',
+  example:
+    'uvdo import disk.vdo new.img --at 10G\n' +
+    'uvdo import disk.vdo nbd://host/image                holes are not even asked for',
   options: {
     at: { value: 'OFFSET', help: 'where the image begins, a multiple of 4096; default 0' },
     index: INDEX_OPTION,
@@ -19,7 +21,7 @@ export const command: Command = {
   async run(args) {
     const path = args.at(0);
     const at = args.size('at') ?? 0;
-    const index = indexOptions(args, 'level');
+    const index = indexOptions(args, keptIndex(path));
     checkDifferent(path, args.at(1));
     const source = await openImageSource(args.at(1));
     try {

@@ -2,8 +2,7 @@
 import { BLOCK_SIZE } from '../../src/base/constants.ts';
 import { VdoError } from '../../src/base/errors.ts';
 import { CLEAN, DIRTY, NEW, stateName } from '../../src/format/super-block.ts';
-import { lockFile } from '../../src/storage/file-lock.ts';
-import { openFileStorage } from '../../src/storage/file-storage.ts';
+import { lockStorage, openStorage } from '../../src/nbd-client/open-storage.ts';
 import { indexGigabytes } from '../../src/index/uds/index-geometry.ts';
 import { readLabels, slabsOf, type Labels } from '../../src/volume/labels.ts';
 import type { Command } from '../cli/args.ts';
@@ -21,7 +20,7 @@ export const command: Command = {
 
   async run(args) {
     const path = args.at(0);
-    const storage = await openFileStorage(path, { readOnly: true });
+    const storage = await openStorage(path, { readOnly: true });
     let labels: Labels;
     try {
       labels = await readLabels(storage);
@@ -42,7 +41,7 @@ export const command: Command = {
 /** Whether some process has the volume open: then its state is dirty for good reason. */
 async function isInUse(path: string): Promise<boolean> {
   try {
-    const lock = await lockFile(path);
+    const lock = await lockStorage(path);
     await lock.release();
     return false;
   } catch (error) {

@@ -1,6 +1,6 @@
 /** `uvdo recover`: replays the journal of a volume that was not closed, rebuilds counts, closes it. */
 import { CLEAN, NEW, stateName, type VolumeState } from '../../src/format/super-block.ts';
-import { openFileStorage } from '../../src/storage/file-storage.ts';
+import { openStorage } from '../../src/nbd-client/open-storage.ts';
 import { readLabels } from '../../src/volume/labels.ts';
 import { openVolume } from '../../src/volume/open.ts';
 import type { Volume } from '../../src/volume/volume.ts';
@@ -55,7 +55,7 @@ export const command: Command = {
 
 /** State of the volume, as its super block has it. */
 async function stateOf(path: string): Promise<VolumeState> {
-  const storage = await openFileStorage(path, { readOnly: true });
+  const storage = await openStorage(path, { readOnly: true });
   try {
     return (await readLabels(storage)).superBlock.state;
   } finally {

@@ -3,6 +3,7 @@
  * in flight end, everything is flushed, every volume is closed; a further signal changes nothing.
  */
 import { basename } from 'node:path';
+import { isNbdUri, parseNbdUri } from '../../src/nbd-client/uri.ts';
 import { serve, type NbdServer } from '../../src/nbd/server.ts';
 import { openVolume } from '../../src/volume/open.ts';
 import type { Volume } from '../../src/volume/volume.ts';
@@ -12,7 +13,7 @@ import { printJson, printLines, remark } from '../cli/json.ts';
 import { Log, LOG_OPTION } from '../cli/log.ts';
 import { LISTEN_OPTIONS, listenOptionsOf, writePidFile } from '../cli/serve-options.ts';
 import { formatSize } from '../cli/sizes.ts';
-import { INDEX_OPTION, indexOptions, tellNotice, warnOfIndex } from '../cli/transfer.ts';
+import { INDEX_OPTION, indexOptions, keptIndex, tellNotice, warnOfIndex } from '../cli/transfer.ts';
 
 const STOP_SIGNALS = ['SIGTERM', 'SIGINT', 'SIGHUP'] as const;
 
@@ -32,7 +33,10 @@ export const command: Command = {
     'uvdo serve a.vdo --host :: --tls-cert c.pem --tls-key k.pem --tls-ca clients.pem',
   options: {
     ...LISTEN_OPTIONS,
-    export: { value: 'NAME', help: 'name of the export; default: the name of the file' },
+    export: {
+      value: 'NAME',
+      help: 'name of the export; default: the name of the file (or export)',
+    },
     'read-only': { help: 'open for reading only; never writes to the volume' },
     index: INDEX_OPTION,
     'no-compression': { help: 'store blocks as they are' },
@@ -54,7 +58,7 @@ export const command: Command = {
       for (const [i, path] of args.positionals.entries()) {
         if (stop.requested) return;
         const volume = await openVolume(path, {
-          ...indexOptions(args, 'level'),
+          ...indexOptions(args, keptIndex(path)),
           compression: !args.flag('no-compression'),
           readOnly: args.flag('read-only'),
         });
@@ -148,6 +152,11 @@ function optionsOf(args: Arguments) {
   return listenOptionsOf(args);
 }
 
+/** What a volume is called: the name of its file, or that of the export it lives on. */
+function nameOf(path: string): string {
+  return basename(isNbdUri(path) ? parseNbdUri(path).exportName : path);
+}
+
 /** One export name a file. */
 function namesOf(args: Arguments): readonly string[] {
   const name = args.text('export');
@@ -156,10 +165,10 @@ function namesOf(args: Arguments): readonly string[] {
     if (paths.length > 1) throw wrongUsage('--export names one volume, and there are several');
     return [name];
   }
-  const names = paths.map((path) => basename(path));
+  const names = paths.map(nameOf);
   const twice = names.find((one, i) => names.indexOf(one) !== i);
   if (twice !== undefined) {
-    throw wrongUsage(`two volumes are called ${twice}: link one under another name`);
+    throw wrongUsage(`two volumes are called '${twice}': link one under another name`);
   }
   return names;
 }
