@@ -48,34 +48,38 @@ async function smallVolume(seed: number): Promise<Image> {
   return imageOf(disk.snapshot());
 }
 
-it('whatever a volume holds, every way into it ends with a result or an error', async () => {
-  const tally: Tally = new Map();
-  const watchdog = new Watchdog(FILE, HANG_SECONDS);
-  const volumes = new Map<number, Image>();
-  const before = process.memoryUsage().rss;
-  await eachSeed(FILE, SEEDS, async (seed) => {
-    watchdog.begin(seed);
-    const group = Math.floor(seed / PER_VOLUME);
-    if (!volumes.has(group)) {
-      volumes.clear();
-      volumes.set(group, await smallVolume(group + 1));
+it(
+  'whatever a volume holds, every way into it ends with a result or an error',
+  async () => {
+    const tally: Tally = new Map();
+    const watchdog = new Watchdog(FILE, HANG_SECONDS);
+    const volumes = new Map<number, Image>();
+    const before = process.memoryUsage().rss;
+    await eachSeed(FILE, SEEDS, async (seed) => {
+      watchdog.begin(seed);
+      const group = Math.floor(seed / PER_VOLUME);
+      if (!volumes.has(group)) {
+        volumes.clear();
+        volumes.set(group, await smallVolume(group + 1));
+      }
+      const image = volumes.get(group)!.clone();
+      const random = new Random(seed);
+      const mutations = mutate(image, random);
+      try {
+        await drive(image, random, tally);
+      } catch (error) {
+        throw new Error(`${mutations.join(', ')}: ${String(error)}`, { cause: error });
+      }
+    });
+    await watchdog.end();
+    if (process.env['UVDO_FUZZ_VERBOSE'] !== undefined) {
+      console.log([...tally].sort().map(([key, count]) => `${key}: ${count}`));
     }
-    const image = volumes.get(group)!.clone();
-    const random = new Random(seed);
-    const mutations = mutate(image, random);
-    try {
-      await drive(image, random, tally);
-    } catch (error) {
-      throw new Error(`${mutations.join(', ')}: ${String(error)}`, { cause: error });
+    expect((process.memoryUsage().rss - before) / 2 ** 20).toBeLessThan(600);
+    if (process.env['SEED'] !== undefined) return;
+    for (const key of ['audit done', 'open done', 'open Corrupt', 'rebuild done', 'close done']) {
+      expect(tally.get(key), key).toBeGreaterThan(0);
     }
-  });
-  await watchdog.end();
-  if (process.env['UVDO_FUZZ_VERBOSE'] !== undefined) {
-    console.log([...tally].sort().map(([key, count]) => `${key}: ${count}`));
-  }
-  expect((process.memoryUsage().rss - before) / 2 ** 20).toBeLessThan(600);
-  if (process.env['SEED'] !== undefined) return;
-  for (const key of ['audit done', 'open done', 'open Corrupt', 'rebuild done', 'close done']) {
-    expect(tally.get(key), key).toBeGreaterThan(0);
-  }
-}, 300_000);
+  },
+  120_000 + 2000 * SEEDS,
+);
