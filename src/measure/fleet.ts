@@ -9,7 +9,7 @@
 import { VdoError } from '../base/errors.ts';
 import { DEFAULT_PACKER_BINS } from '../volume/open.ts';
 import { figuresOf, type Measurement } from './figures.ts';
-import { KernelPacker } from './kernel-packer.ts';
+import { KernelPacker, keyOf } from './kernel-packer.ts';
 import type { FinalFigures, KeptState } from './kept-state.ts';
 import { mergeRuns, type MergeInput } from './merge.ts';
 import { SourceSets } from './source-sets.ts';
@@ -40,7 +40,7 @@ class NameOrder {
   readonly packer = new KernelPacker(DEFAULT_PACKER_BINS);
 
   /** Word 2 of a record. */
-  add(word2: number): void {
+  add(word2: number, key: number): void {
     const units = (word2 >>> 8) & 0xff;
     if (units === 0) {
       this.plain++;
@@ -48,7 +48,7 @@ class NameOrder {
     }
     this.fragments++;
     // Sizes are kept in units of 16, rounded up.
-    this.packer.add(units * SIZE_UNIT - SIZE_UNIT / 2);
+    this.packer.add(units * SIZE_UNIT - SIZE_UNIT / 2, key);
   }
 }
 
@@ -184,6 +184,7 @@ function walk(
     }
   }
   return mergeRuns(inputs, (merged, words) => {
+    const key = keyOf(merged.n0, merged.n1);
     let set = 0;
     for (let i = 0; i < merged.inputs.length; i++) {
       const input = merged.inputs[i]!;
@@ -191,9 +192,9 @@ function walk(
       const list = words[input]!;
       const place = merged.places[i]!;
       if (sets !== null) set = sets.union(set, owner.sets[list[place + 4]!]!);
-      owner.packed.add(list[place + 2]!);
+      owner.packed.add(list[place + 2]!, key);
     }
     walker.add(merged.times, set);
-    union.add(merged.word2);
+    union.add(merged.word2, key);
   });
 }

@@ -1,52 +1,90 @@
 /**
  * dm-vdo's own packer, by sizes alone: 16 bins, filled in order of arrival, the fullest first. It tells
  * how many blocks the kernel writes where uvdo, with more bins, writes fewer. docs/FORMAT.md §4.
+ *
+ * The kernel takes a block out of the packer again, and stores it as it is, when the same content is
+ * written once more meanwhile: whoever waits for it is served at once.
+ *
  * With another number of bins it compares sets of fragments with each other.
  */
 import { COMPRESSED_BLOCK_DATA_SIZE, COMPRESSION_SLOTS } from '../base/constants.ts';
+import { NumberMap } from '../base/number-map.ts';
 
 const KERNEL_BINS = 16;
 
+interface Fragment {
+  readonly key: number;
+  readonly size: number;
+}
+
+/** From what a later run goes on: the fragments of each bin. */
+export interface KernelPackerState {
+  readonly bins: readonly (readonly Fragment[])[];
+  readonly storedBlocks: number;
+}
+
 export class KernelPacker {
   readonly #free: Int32Array;
-  readonly #members: Int32Array;
+  readonly #bins: Fragment[][];
+  /** The bin of each content that waits. */
+  readonly #binOf: NumberMap;
   #storedBlocks = 0;
 
   constructor(bins = KERNEL_BINS) {
     this.#free = new Int32Array(bins).fill(COMPRESSED_BLOCK_DATA_SIZE);
-    this.#members = new Int32Array(bins);
+    this.#bins = Array.from({ length: bins }, () => []);
+    this.#binOf = new NumberMap(bins * COMPRESSION_SLOTS);
   }
 
   /** Blocks written so far, and one for each bin that waits. */
   get storedBlocks(): number {
-    return this.#storedBlocks + this.#members.reduce((sum, count) => sum + (count > 0 ? 1 : 0), 0);
+    return this.#storedBlocks + this.#bins.filter(({ length }) => length > 0).length;
   }
 
-  /** Stores a block that makes a fragment of `size` bytes; 0: one that does not shrink. */
-  add(size: number): void {
+  /**
+   * Stores a block that makes a fragment of `size` bytes; 0: one that does not shrink. `key`: an exact
+   * integer that stands for its content.
+   */
+  add(size: number, key: number): void {
     const bin = size === 0 ? -1 : this.#choose(size);
     if (bin < 0) {
       this.#storedBlocks++;
       return;
     }
-    this.#free[bin]! -= size;
-    this.#members[bin]!++;
-    if (this.#free[bin] === 0 || this.#members[bin] === COMPRESSION_SLOTS) this.#emit(bin);
+    this.#put(bin, { key, size });
+    const { length } = this.#bins[bin]!;
+    if (this.#free[bin] === 0 || length === COMPRESSION_SLOTS) this.#emit(bin);
+  }
+
+  /** The content is written again: if it waits, it does so no longer. */
+  meet(key: number): void {
+    const bin = this.#binOf.get(key);
+    if (bin < 0) return;
+    const fragments = this.#bins[bin]!;
+    const at = fragments.findIndex((fragment) => fragment.key === key);
+    const [fragment] = fragments.splice(at, 1) as [Fragment];
+    this.#free[bin]! += fragment.size;
+    this.#binOf.delete(key);
+    this.#storedBlocks++;
   }
 
   /** Goes on from the state of another run. */
   restore(state: KernelPackerState): void {
-    this.#free.set(state.free);
-    this.#members.set(state.members);
+    state.bins.forEach((fragments, bin) => {
+      for (const fragment of fragments) this.#put(bin, fragment);
+    });
     this.#storedBlocks = state.storedBlocks;
   }
 
   state(): KernelPackerState {
-    return {
-      free: [...this.#free],
-      members: [...this.#members],
-      storedBlocks: this.#storedBlocks,
-    };
+    const bins = this.#bins.map((fragments) => [...fragments]);
+    return { bins, storedBlocks: this.#storedBlocks };
+  }
+
+  #put(bin: number, fragment: Fragment): void {
+    this.#free[bin]! -= fragment.size;
+    this.#bins[bin]!.push(fragment);
+    this.#binOf.set(fragment.key, bin);
   }
 
   #choose(size: number): number {
@@ -64,14 +102,15 @@ export class KernelPacker {
   }
 
   #emit(bin: number): void {
-    this.#storedBlocks++;
+    const fragments = this.#bins[bin]!;
+    for (const { key } of fragments) this.#binOf.delete(key);
+    fragments.length = 0;
     this.#free[bin] = COMPRESSED_BLOCK_DATA_SIZE;
-    this.#members[bin] = 0;
+    this.#storedBlocks++;
   }
 }
 
-export interface KernelPackerState {
-  readonly free: readonly number[];
-  readonly members: readonly number[];
-  readonly storedBlocks: number;
+/** A content as one exact number: 53 bits of its name. */
+export function keyOf(n0: number, n1: number): number {
+  return n0 + (n1 & 0x1fffff) * 2 ** 32;
 }

@@ -16,7 +16,7 @@ import { Packer } from '../data-path/packer.ts';
 import type { Arena } from '../kernels/arena.ts';
 import { createKernels } from '../kernels/kernels.ts';
 import type { FingerprintTable } from './fingerprint-table.ts';
-import { KernelPacker, type KernelPackerState } from './kernel-packer.ts';
+import { KernelPacker, keyOf, type KernelPackerState } from './kernel-packer.ts';
 
 const NONE = -1;
 const PENDING = 0xf0000000;
@@ -95,6 +95,9 @@ export class StoredModel {
   readonly #name: Uint8Array = new Uint8Array(RECORD_NAME_SIZE);
   readonly #nameWords = new Uint32Array(this.#name.buffer);
   readonly #emit = (fragments: readonly number[]): void => this.#write(fragments);
+  /** Rows since the last `store`, in order: of new contents, and (as ~row) of known ones. */
+  readonly #arrivals: Int32Array;
+  #arrived = 0;
   #nextBlock = 0;
   /** Logical blocks as the packer knows them: running numbers. */
   #lbn = 0;
@@ -108,6 +111,8 @@ export class StoredModel {
     this.#table = table;
     this.#packer = new Packer(arena, createKernels(arena));
     this.rows = new Int32Array(rows);
+    // A content that is stored anew arrives twice.
+    this.#arrivals = new Int32Array(2 * rows);
     this.#firstFollower = new Int32Array(rows);
     this.#nextFollower = new Int32Array(rows);
   }
@@ -127,12 +132,14 @@ export class StoredModel {
     words[at + 2] = PENDING + row;
     this.#firstFollower[row] = NONE;
     this.rows[this.count++] = row;
+    this.#arrivals[this.#arrived++] = row;
   }
 
   /** The content of `row` is known: shares what is stored, or is stored anew where that is full. */
   addDuplicate(words: Uint32Array, at: number, row: number): void {
     const place = words[at + 2]!;
     if (place === ELSEWHERE) return;
+    this.#arrivals[this.#arrived++] = ~row;
     if (place >= PENDING) {
       const owner = place - PENDING;
       this.#nextFollower[row] = this.#firstFollower[owner]!;
@@ -150,13 +157,27 @@ export class StoredModel {
 
   /** Stores the rows gathered, now that their fragments are there. */
   store(): void {
+    this.#storeInKernel();
     for (let i = 0; i < this.count; i++) {
       const row = this.rows[i]!;
       const size = this.#arena.fragmentSizes[row]!;
-      this.kernel.add(size);
       if (size === 0 || !this.#pack(row, size)) this.#storeRows(row);
     }
     this.count = 0;
+  }
+
+  /** The kernel's packer sees blocks one by one, as they came. */
+  #storeInKernel(): void {
+    const { fragmentSizes } = this.#arena;
+    const names = this.#names;
+    for (let i = 0; i < this.#arrived; i++) {
+      const arrival = this.#arrivals[i]!;
+      const row = arrival < 0 ? ~arrival : arrival;
+      const key = keyOf(names[row * 4]!, names[row * 4 + 1]!);
+      if (arrival < 0) this.kernel.meet(key);
+      else this.kernel.add(fragmentSizes[row]!, key);
+    }
+    this.#arrived = 0;
   }
 
   /** Writes what waits. Returns the state before that, from which a later run goes on. */

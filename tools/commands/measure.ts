@@ -1,11 +1,14 @@
 /** `uvdo measure`: what a VDO volume would save of given data. Writes nothing but its store and its report. */
+import { writeFileSync } from 'node:fs';
 import { VdoError } from '../../src/base/errors.ts';
 import { measure, type MeasureOptions } from '../../src/measure/measurement.ts';
 import type { Measurement } from '../../src/measure/figures.ts';
 import { mergeMeasurements, type MergeOptions } from '../../src/measure/fleet.ts';
 import { wrongUsage, type Arguments, type Command } from '../cli/args.ts';
 import { printJson, printLines, remark } from '../cli/json.ts';
+import { wrapError } from '../../src/storage/open-file.ts';
 import { measurementText } from '../cli/measure.ts';
+import { measurementHtml } from '../cli/measure-html.ts';
 import { Progress } from '../cli/progress.ts';
 
 export const command: Command = {
@@ -29,6 +32,10 @@ export const command: Command = {
     store: { value: 'DIR', help: 'keep what is measured: resume, extend, merge' },
     memory: { value: 'SIZE', help: 'with --store: memory for contents, the rest goes to disk' },
     merge: { help: 'the PATHs are stores: their figures together' },
+    html: {
+      value: 'FILE',
+      help: 'also write a report for the browser: one file, nothing from elsewhere',
+    },
     sample: { value: '1/N', help: 'look at one content in N: an estimate with its interval' },
   },
   arguments: [1, 100_000],
@@ -37,11 +44,25 @@ export const command: Command = {
     const result = args.flag('merge')
       ? await mergeMeasurements(args.positionals, mergeOptionsOf(args))
       : await measureWithProgress(args);
+    const html = args.text('html');
+    if (html !== undefined) writeReport(html, result, args);
     if (args.json) printJson(result);
     else printLines(measurementText(result));
     return result.errors > 0 ? 1 : 0;
   },
 };
+
+function writeReport(path: string, result: Measurement, args: Arguments): void {
+  const title =
+    args.positionals.length > 3
+      ? `${args.positionals.length} sources`
+      : args.positionals.join(', ');
+  try {
+    writeFileSync(path, measurementHtml(result, title, new Date()));
+  } catch (error) {
+    throw wrapError('write', path, error);
+  }
+}
 
 async function measureWithProgress(args: Arguments): Promise<Measurement> {
   const progress = new Progress({ label: 'measure', quiet: args.quiet });
