@@ -55,7 +55,9 @@ export async function withIndex<T>(
 export interface History {
   readonly index: UdsIndex;
   readonly region: IndexRegion;
+  readonly saves: IndexSaves;
   readonly volumeIndex: VolumeIndex;
+  readonly pageMap: IndexPageMap;
 }
 
 /**
@@ -71,11 +73,13 @@ export async function madeUpHistory(
   const region = await createRegion(image, nonceInfo);
   const volumeIndex = createVolumeIndex(image.geometry);
   volumeIndex.openChapter(newest);
+  const saves = new IndexSaves(region);
+  const pageMap = new IndexPageMap(image.geometry);
   const index = new UdsIndex({
     region,
-    saves: new IndexSaves(region),
+    saves,
     volumeIndex,
-    pageMap: new IndexPageMap(image.geometry),
+    pageMap,
     openChapter: new OpenChapter(image.geometry.recordsPerChapter),
     newest,
     oldest,
@@ -85,5 +89,5 @@ export async function madeUpHistory(
     cachePages: 64,
     now: Date.now,
   });
-  return { index, region, volumeIndex };
+  return { index, region, saves, volumeIndex, pageMap };
 }

@@ -2,8 +2,6 @@
  * One deduplication index, two engines: what uvdo records the kernel finds, what the kernel records uvdo
  * finds, through clean stops, crashes and rebuilds. docs/TESTING.md, "Interop".
  */
-import { createCipheriv } from 'node:crypto';
-import { closeSync, openSync, readSync, writeSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { CHAPTER_PAGE_SIZE, encodeRecordPage } from '../../src/format/chapter-page.ts';
@@ -14,110 +12,17 @@ import { IndexPageMap } from '../../src/index/uds/index-page-map.ts';
 import type { IndexRegion } from '../../src/index/uds/index-region.ts';
 import { IndexSaves } from '../../src/index/uds/index-saves.ts';
 import { OpenChapter } from '../../src/index/uds/open-chapter.ts';
-import { available, copySparse, inKernel, skipReason, withFolder } from './harness.ts';
+import { available, copySparse, skipReason, withFolder } from './harness.ts';
 import { indexImage, openIndex, withIndex } from './index-image.ts';
-import { built, library, uvdo } from './uvdo.ts';
+import { formatVolume, kernelWrites, uniqueFile, uvdoWrites } from './index-writes.ts';
+import { built } from './uvdo.ts';
 
 const BLOCK = 4096;
-const MiB = 2 ** 20;
 const GiB = 2 ** 30;
 /** Where the same data are written again. */
 const ELSEWHERE = 4 * GiB;
 /** Records of a chapter of 0.25 GB. */
 const CHAPTER = 65536;
-
-/** A file of blocks that occur nowhere else. */
-function uniqueFile(path: string, blocks: number, seed: number): void {
-  const cipher = createCipheriv('aes-128-ctr', Buffer.alloc(16, seed), Buffer.alloc(16));
-  const zeros = Buffer.alloc(256 * BLOCK);
-  const file = openSync(path, 'w');
-  for (let left = blocks; left > 0; left -= 256) {
-    writeSync(file, cipher.update(zeros.subarray(0, Math.min(256, left) * BLOCK)));
-  }
-  closeSync(file);
-}
-
-function format(path: string, options: readonly string[] = [], size = '6G'): Promise<unknown> {
-  const sizes = ['--size', size, '--logical-size', '8G', '--slab-size', '128M'];
-  return uvdo(['format', path, ...sizes, ...options]);
-}
-
-interface Counts {
-  readonly valid: number;
-  readonly stale: number;
-  readonly entries: number;
-  readonly postsFound: number;
-  /** Data blocks that were new. */
-  readonly stored: number;
-  readonly warning: string | null;
-}
-
-/** Opens the volume with its own index, writes files at offsets, closes. */
-async function uvdoWrites(path: string, files: readonly [string, number][]): Promise<Counts> {
-  const { openVolume } = await library();
-  const volume = await openVolume(path, { index: 'uds', compression: false });
-  const bytes = Buffer.alloc(2 * MiB);
-  for (const [name, offset] of files) {
-    const file = openSync(name, 'r');
-    for (let at = 0, n = 0; (n = readSync(file, bytes, 0, bytes.length, at)) > 0; at += n) {
-      await volume.write(offset + at, bytes.subarray(0, n));
-    }
-    closeSync(file);
-  }
-  await volume.flush();
-  const { index, hashLock, blocks } = volume.statistics() as unknown as {
-    index: { entriesIndexed: number; postsFound: number };
-    hashLock: { dedupeAdviceValid: number; dedupeAdviceStale: number };
-    blocks: { stored: number };
-  };
-  await volume.close();
-  return {
-    valid: hashLock.dedupeAdviceValid,
-    stale: hashLock.dedupeAdviceStale,
-    entries: index.entriesIndexed,
-    postsFound: index.postsFound,
-    stored: blocks.stored,
-    warning: volume.indexWarning,
-  };
-}
-
-/** The same by the kernel: files of `folder`. `end` is `vdo_stop v`, or how it crashes. */
-async function kernelWrites(
-  path: string,
-  folder: string,
-  files: readonly [string, number][],
-  { crash = false }: { crash?: boolean } = {},
-): Promise<Counts> {
-  const puts = files.map(
-    ([name, offset]) =>
-      `dd if=/mnt/${name} of=/dev/mapper/v bs=1M oflag=direct,seek_bytes seek=${offset} conv=notrunc status=none`,
-  );
-  const out = await inKernel({
-    engine: 'uml',
-    disks: [path],
-    share: folder,
-    timeoutSeconds: 400,
-    crash,
-    script: `set -e
-vdo_start \${DISKS[0]} v
-vdo_wait_index v
-vdo_wait_recovery v
-b=$(vdo_stats v dataBlocksUsed)
-${puts.join('\n')}
-sync /dev/mapper/v
-vdo_stats v > /run/s
-for k in hashLock.dedupeAdviceValid hashLock.dedupeAdviceStale index.entriesIndexed index.postsFound; do
-  awk -v k=$k: '$1 == k { print "count", $2 }' /run/s
-done
-echo count $(($(awk '$1 == "dataBlocksUsed:" { print $2 }' /run/s) - b))
-${crash ? 'echo CRASH-NOW; sleep 5' : 'vdo_stop v'}`,
-  });
-  const [valid = NaN, stale = NaN, entries = NaN, postsFound = NaN, stored = NaN] = Array.from(
-    out.matchAll(/^count (\d+)/gm),
-    ([, digits]) => Number(digits),
-  );
-  return { valid, stale, entries, postsFound, stored, warning: null };
-}
 
 async function chapterPages(region: IndexRegion, chapter: number): Promise<Uint8Array> {
   const { geometry, storage } = region;
@@ -155,7 +60,7 @@ describe.skipIf(skip)(`the kernel goes on with our index${note}`, () => {
       const blocks = 2 * CHAPTER + 9000;
       uniqueFile(join(folder, 'ours'), blocks, 1);
       uniqueFile(join(folder, 'theirs'), 9000, 2);
-      await format(path);
+      await formatVolume(path);
       const first = await uvdoWrites(path, [[join(folder, 'ours'), 0]]);
       expect(first).toMatchObject({ entries: blocks, valid: 0, stored: blocks, warning: null });
       const kernel = await kernelWrites(path, folder, [['ours', ELSEWHERE]]);
@@ -177,7 +82,7 @@ describe.skipIf(skip)(`the kernel goes on with our index${note}`, () => {
     await withFolder(async (folder) => {
       const path = join(folder, 'volume');
       uniqueFile(join(folder, 'ours'), 3000, 3);
-      await format(path);
+      await formatVolume(path);
       await uvdoWrites(path, [[join(folder, 'ours'), 0]]);
       const kernel = await kernelWrites(path, folder, [['ours', ELSEWHERE]]);
       expect(kernel).toMatchObject({ entries: 3000, valid: 3000, stored: 0 });
@@ -191,7 +96,7 @@ describe.skipIf(skip)(`we go on with the kernel's index${note}`, () => {
       const path = join(folder, 'volume');
       const blocks = 2 * CHAPTER + 5000;
       uniqueFile(join(folder, 'theirs'), blocks, 4);
-      await format(path);
+      await formatVolume(path);
       const kernel = await kernelWrites(path, folder, [['theirs', 0]]);
       expect(kernel.entries).toBe(blocks);
       await withIndex(path, async (region) => {
@@ -222,7 +127,7 @@ describe.skipIf(skip)(`we go on with the kernel's index${note}`, () => {
       const path = join(folder, 'volume');
       const blocks = 2 * CHAPTER + 5000;
       uniqueFile(join(folder, 'theirs'), blocks, 5);
-      await format(path);
+      await formatVolume(path);
       await kernelWrites(path, folder, [['theirs', 0]], { crash: true });
       const copy = join(folder, 'copy');
       await copySparse(path, copy);

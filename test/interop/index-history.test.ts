@@ -1,0 +1,186 @@
+/**
+ * The deduplication index in states that take long to reach: after its ring has wrapped, sparse, with names
+ * that look the same to it. The history is made up, the data are real; the kernel goes on with it, and
+ * we with what the kernel left. docs/TESTING.md, "Interop".
+ */
+import { createCipheriv } from 'node:crypto';
+import { readFileSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { describe, expect, it } from 'vitest';
+import { RECORD_NAME_SEED } from '../../src/base/constants.ts';
+import { Arena } from '../../src/kernels/arena.ts';
+import { createKernels } from '../../src/kernels/kernels.ts';
+import { murmur3 } from '../../src/kernels/murmur3.ts';
+import { volumeAddress, volumeList, isHook } from '../../src/index/uds/record-name.ts';
+import { saveVolumeIndex } from '../../src/index/uds/volume-index-save.ts';
+import type { HashIndex } from '../../src/index/hash-index.ts';
+import { OpenChapter } from '../../src/index/uds/open-chapter.ts';
+import { available, skipReason, withFolder } from './harness.ts';
+import { indexImage, madeUpHistory } from './index-image.ts';
+import { formatVolume, kernelWrites, uniqueFile, uvdoWrites } from './index-writes.ts';
+import { built } from './uvdo.ts';
+
+const BLOCK = 4096;
+const GiB = 2 ** 30;
+const ELSEWHERE = 4 * GiB;
+const CHAPTER = 65536;
+
+const { skip, note } = skipReason(available().uml, available().tools, built());
+
+/** The index without its close: what is saved is decided by the test. */
+function unclosed(index: HashIndex): HashIndex {
+  return {
+    kind: 'uds',
+    lookup: (names, count, advice) => index.lookup(names, count, advice),
+    update: (names, count, locations) => index.update(names, count, locations),
+    statistics: () => index.statistics(),
+    close: () => Promise.resolve(),
+  };
+}
+
+describe.skipIf(skip)(`the ring has wrapped${note}`, () => {
+  it('the kernel finds what lies across the seam', async () => {
+    await withFolder(async (folder) => {
+      const path = join(folder, 'volume');
+      const blocks = 3 * CHAPTER + 1000;
+      uniqueFile(join(folder, 'ours'), blocks, 11);
+      await formatVolume(path);
+      const image = await indexImage(path);
+      const { index } = await madeUpHistory(image, 0, 1022);
+      const first = await uvdoWrites(path, [[join(folder, 'ours'), 0]], { index });
+      expect(first).toMatchObject({ entries: blocks, stored: blocks });
+      // 1022 and 1023 at the end, 1024 in slot 0, 1025 open.
+      expect(index.chapters).toEqual({ newest: 1025, oldest: 2 });
+      await image.storage.close();
+      const kernel = await kernelWrites(path, folder, [['ours', ELSEWHERE]]);
+      expect(kernel).toMatchObject({ entries: blocks, valid: blocks, stored: 0 });
+      const ours = await uvdoWrites(path, [[join(folder, 'ours'), 6 * GiB]]);
+      expect(ours).toMatchObject({ entries: blocks, valid: blocks, stored: 0, warning: null });
+    });
+  });
+});
+
+describe.skipIf(skip)(`a sparse index${note}`, () => {
+  it('knows a chapter outside the window by its hooks, for the kernel and for us', async () => {
+    await withFolder(async (folder) => {
+      const path = join(folder, 'volume');
+      const all = join(folder, 'all');
+      uniqueFile(all, CHAPTER, 12);
+      await formatVolume(path, ['--sparse-index', '--index-memory', '0.25'], '26G');
+      const image = await indexImage(path);
+      const { index, region, saves, volumeIndex, pageMap } = await madeUpHistory(image, 0, 0);
+      await uvdoWrites(path, [[all, 0]], { index: unclosed(index) });
+      await index.settled();
+      expect(index.chapters).toEqual({ newest: 1, oldest: 0 });
+      // Chapter 0 leaves the dense window of 512: of it only hooks are known now.
+      volumeIndex.openChapter(600);
+      await saves.write({
+        newest: 600,
+        oldest: 0,
+        openChapter: new OpenChapter(image.geometry.recordsPerChapter),
+        pageMap,
+        volumeIndex: saveVolumeIndex(volumeIndex, region.volumeNonce),
+        now: Date.now(),
+      });
+      await image.storage.close();
+      const [hooks, others] = split(readFileSync(all));
+      const part = (
+        name: string,
+        from: readonly Buffer[],
+        first: number,
+        count: number,
+      ): string => {
+        writeFileSync(join(folder, name), Buffer.concat(from.slice(first, first + count)));
+        return name;
+      };
+      const cold = part('cold', others, 0, 500);
+      const kernel = await kernelWrites(path, folder, [[cold, ELSEWHERE]]);
+      expect(kernel).toMatchObject({ valid: 0, stored: 500 });
+      const met = part('met', hooks, 0, 10);
+      const warm = part('warm', others, 500, 1000);
+      const warmed = await kernelWrites(path, folder, [
+        [met, 5 * GiB],
+        [warm, 6 * GiB],
+      ]);
+      expect(warmed).toMatchObject({ valid: 1010, stored: 0 });
+      // The same by us, with names that are still in chapter 0 alone.
+      const ourCold = join(folder, part('our-cold', others, 1500, 500));
+      expect(await uvdoWrites(path, [[ourCold, 0]])).toMatchObject({ valid: 0, stored: 500 });
+      const ourHooks = join(folder, part('our-hooks', hooks, 10, 10));
+      const ourWarm = join(folder, part('our-warm', others, 2000, 1000));
+      const ours = await uvdoWrites(path, [
+        [ourHooks, GiB],
+        [ourWarm, 2 * GiB],
+      ]);
+      expect(ours).toMatchObject({ valid: 1010, stored: 0, warning: null });
+    });
+  });
+});
+
+/** Blocks whose names are hooks, and the others. */
+function split(bytes: Buffer): [Buffer[], Buffer[]] {
+  const hooks: Buffer[] = [];
+  const others: Buffer[] = [];
+  const name = new Uint8Array(16);
+  for (let at = 0; at < 8192 * BLOCK; at += BLOCK) {
+    const block = bytes.subarray(at, at + BLOCK);
+    murmur3(block, RECORD_NAME_SEED, name, 0);
+    (isHook(name, 0) ? hooks : others).push(block);
+  }
+  return [hooks, others];
+}
+
+/** Pairs of blocks whose names have the same list and address in a volume index of 0.25 GB. */
+function lookalikes(pairs: number): Buffer {
+  const rows = 4096;
+  const arena = new Arena(rows);
+  const kernels = createKernels(arena);
+  const cipher = createCipheriv('aes-128-ctr', Buffer.alloc(16, 13), Buffer.alloc(16));
+  const base = cipher.update(Buffer.alloc(BLOCK));
+  const blockOf = (number: number): Buffer => {
+    const block = Buffer.from(base);
+    block.writeUInt32LE(number, 0);
+    return block;
+  };
+  for (let row = 0; row < rows; row++) arena.blocks.set(base, row * BLOCK);
+  const seen = new Map<number, number>();
+  const found: Buffer[] = [];
+  for (let first = 0; found.length < 2 * pairs; first += rows) {
+    for (let row = 0; row < rows; row++) {
+      Buffer.from(arena.blocks.buffer).writeUInt32LE(
+        first + row,
+        arena.blocks.byteOffset + row * BLOCK,
+      );
+    }
+    kernels.hash(0, rows);
+    for (let row = 0; row < rows; row++) {
+      const list = volumeList(arena.names, row * 16, 262144);
+      const key = list * 2 ** 20 + volumeAddress(arena.names, row * 16);
+      const twin = seen.get(key);
+      if (twin === undefined) seen.set(key, first + row);
+      else found.push(blockOf(twin), blockOf(first + row));
+    }
+  }
+  return Buffer.concat(found);
+}
+
+describe.skipIf(skip)(`names that look the same to the index${note}`, () => {
+  it('are told apart by both', async () => {
+    await withFolder(async (folder) => {
+      const blocks = lookalikes(6);
+      const count = blocks.length / BLOCK;
+      writeFileSync(join(folder, 'twins'), blocks);
+      const ours = join(folder, 'ours');
+      await formatVolume(ours);
+      const first = await uvdoWrites(ours, [[join(folder, 'twins'), 0]]);
+      expect(first).toMatchObject({ entries: count, collisions: count / 2, stored: count });
+      const kernel = await kernelWrites(ours, folder, [['twins', ELSEWHERE]]);
+      expect(kernel).toMatchObject({ entries: count, valid: count, stored: 0 });
+      const theirs = join(folder, 'theirs');
+      await formatVolume(theirs);
+      expect(await kernelWrites(theirs, folder, [['twins', 0]])).toMatchObject({ entries: count });
+      const second = await uvdoWrites(theirs, [[join(folder, 'twins'), ELSEWHERE]]);
+      expect(second).toMatchObject({ collisions: count / 2, valid: count, stored: 0 });
+    });
+  });
+});
