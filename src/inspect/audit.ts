@@ -30,6 +30,7 @@ import type { Storage } from '../storage/storage.ts';
 import { readLabels, slabsOf, type Labels } from '../volume/labels.ts';
 import { auditCompressed } from './audit-compressed.ts';
 import { BlockReader, Findings, type Finding, type FindingKind } from './audit-findings.ts';
+import { auditIndex, type IndexAudit } from './audit-index.ts';
 import { auditSavedJournal } from './audit-journal.ts';
 import { MapAudit } from './audit-map.ts';
 import { References } from './audit-references.ts';
@@ -74,6 +75,8 @@ export interface AuditReport {
   readonly compressedBlocks: number;
   readonly slabs: number;
   readonly slabsToScrub: number;
+  /** Advice only: damage here is no disagreement. */
+  readonly index: IndexAudit;
 }
 
 /** Audits the volume on `storage`. Fails as `readLabels` does where there is nothing to go by. */
@@ -84,7 +87,8 @@ export async function auditVolume(
   const labels = await readLabels(storage);
   const findings = new Findings(options.onFinding);
   const view = await viewOf(storage, labels, findings, options);
-  return new Auditor(labels, view, findings, options).run();
+  const report = await new Auditor(labels, view, findings, options).run();
+  return { ...report, index: await auditIndex(storage, labels) };
 }
 
 /** The volume as it is, or as a recovery would leave it. */
@@ -152,7 +156,7 @@ class Auditor {
     this.#references = new References(range, options.slotMemory);
   }
 
-  async run(): Promise<AuditReport> {
+  async run(): Promise<Omit<AuditReport, 'index'>> {
     const superBlock = this.#superBlock;
     const { state } = this.#labels.superBlock;
     const map = await this.#auditMap();

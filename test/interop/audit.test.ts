@@ -45,6 +45,8 @@ describe.skipIf(skip)(`reference volumes${note}`, () => {
       const { path } = await unpackFixture(name, folder);
       const { status, report } = await uvdoAudit(path);
       const real = await vdoaudit(path);
+      const index = { fresh: 'empty', dirty: 'unsaved' }[name as string] ?? 'saved';
+      expect(report.index).toMatchObject({ state: index, problem: null });
       if (name === 'fresh') {
         // Nothing to audit yet: vdoaudit says so and fails.
         expect(real.output).toContain('no auditable state');

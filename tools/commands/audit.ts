@@ -105,8 +105,17 @@ function summaryOf(report: AuditReport): string[] {
       ['journal entries to replay', report.recovery?.entries],
       ['tree pages to write', report.recovery?.pages],
       ['slabs to scrub', report.slabsToScrub === 0 ? undefined : report.slabsToScrub],
+      ['index', indexOf(report)],
       ['needs', needs === null ? undefined : `${needs}: ${ADVICE[needs]}`],
       ['result', verdict],
     ]),
   ];
+}
+
+function indexOf({ index }: AuditReport): string {
+  const { state, problem, oldestChapter, newestChapter, openRecords } = index;
+  if (state === 'saved') {
+    return `saved: chapters ${oldestChapter} … ${newestChapter}, ${openRecords} records in the last`;
+  }
+  return problem === null ? state : `${state}: ${problem}`;
 }

@@ -1,11 +1,15 @@
 import { describe, expect, it } from 'vitest';
+import { GiB } from '../../../src/base/constants.ts';
 import { VdoError } from '../../../src/base/errors.ts';
 import { auditVolume, type AuditOptions } from '../../../src/inspect/audit.ts';
+import { MemoryStorage } from '../../../src/storage/memory-storage.ts';
 import type { Extent } from '../../../src/storage/storage.ts';
+import { formatStorage } from '../../../src/volume/format.ts';
+import { openVolumeOn } from '../../../src/volume/open.ts';
 import { slabPlace } from '../../model/layout.ts';
 import { setMapping, slotAt } from '../../model/records.ts';
 import { Image, ImageStorage } from '../../support/image.ts';
-import { joined, noise, squashy, tinyVolume } from '../../support/volumes.ts';
+import { joined, noise, QUIET, squashy, tinyVolume } from '../../support/volumes.ts';
 
 const BLOCK = 4096;
 
@@ -124,5 +128,32 @@ describe('an audit', () => {
     expect([...phases]).toEqual(['block map', 'recovery journal', 'slabs', 'compressed blocks']);
     const signal = AbortSignal.abort(new VdoError('Closed', 'stopped on request'));
     await expect(audit(undefined, { signal })).rejects.toThrow('stopped on request');
+  });
+
+  it('looks at the index, whose damage is no disagreement', async () => {
+    expect((await audit()).index).toMatchObject({ state: 'none', problem: null });
+    class Kept extends MemoryStorage {
+      override async close(): Promise<void> {}
+    }
+    const storage = new Kept(3 * GiB);
+    await formatStorage(storage, { slabSize: 32 * 1024 * 1024, logicalSize: GiB });
+    expect((await auditVolume(storage)).index.state).toBe('empty');
+    const volume = await openVolumeOn(storage, { ...QUIET, index: 'uds' });
+    await volume.write(0, joined(noise(1), noise(2), noise(3)));
+    await volume.flush();
+    expect((await auditVolume(storage)).index.state).toBe('unsaved');
+    await volume.close();
+    const saved = {
+      state: 'saved',
+      problem: null,
+      oldestChapter: 0,
+      newestChapter: 0,
+      openRecords: 3,
+    };
+    expect((await auditVolume(storage)).index).toEqual(saved);
+    storage.writeSync([{ offset: 2 * BLOCK, bytes: noise(4) }]);
+    const { clean, index } = await auditVolume(storage);
+    expect({ clean, state: index.state }).toEqual({ clean: true, state: 'damaged' });
+    expect(index.problem).toMatch(/belongs to another volume|damaged|index/);
   });
 });
