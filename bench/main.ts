@@ -3,19 +3,22 @@
  *
  *     npm run bench -- [--quick] [--kernels | --engine] [--size MIB] [--dir DIRECTORY] [--write]
  *     npm run bench -- --volume-index
+ *     npm run bench -- --compare [--records N]
  *
  * `--write` puts the table, commit and machine into docs/PERFORMANCE.md; `--quick` is a smoke test.
- * `--volume-index` fills the volume index of 0.25 GB, which takes a minute or two, and only prints.
+ * `--volume-index` fills the volume index of 0.25 GB, which takes a minute or two; `--compare`
+ * runs all indexes on one stream of names (10 million), which takes minutes. Both only print.
  */
 import { parseArgs } from 'node:util';
 import { MiB } from '../src/base/constants.ts';
+import { compareIndexes } from './compare-indexes.ts';
 import { engineRows, type EngineOptions } from './engine.ts';
 import { kernelRows, type KernelOptions } from './kernels.ts';
 import { volumeIndexRows } from './volume-index.ts';
 import { machine, tableOf, writeBetweenMarks, type Row } from './table.ts';
 
 const USAGE =
-  'npm run bench -- [--quick] [--kernels | --engine | --volume-index] [--size MIB] [--dir DIR] [--write]';
+  'npm run bench -- [--quick] [--kernels | --engine | --volume-index | --compare] [--size MIB] [--dir DIR] [--write]';
 
 function parse() {
   try {
@@ -25,6 +28,8 @@ function parse() {
         kernels: { type: 'boolean', default: false },
         engine: { type: 'boolean', default: false },
         'volume-index': { type: 'boolean', default: false },
+        compare: { type: 'boolean', default: false },
+        records: { type: 'string', default: '10000000' },
         size: { type: 'string' },
         dir: { type: 'string' },
         write: { type: 'boolean', default: false },
@@ -49,6 +54,10 @@ const engineOptions: EngineOptions = {
   ...(options.dir === undefined ? {} : { directory: options.dir }),
 };
 
+if (options.compare) {
+  console.log([machine(), '', await compareIndexes(Number(options.records))].join('\n'));
+  process.exit();
+}
 if (options['volume-index']) {
   const marks = options.quick ? [1] : [64, 256, 512, 1024, 1100];
   console.log([machine(), '', tableOf(await volumeIndexRows(marks))].join('\n'));
