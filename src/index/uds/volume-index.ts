@@ -176,7 +176,7 @@ export class VolumeIndex {
   }
 
   /**
-   * Enters names of a chapter that is read again (INDEX §11.3), in order, as far as the volume index
+   * Enters names of a chapter that is read again (INDEX §8.1), in order, as far as the volume index
    * alone can: `REPLAY_SEARCH` rows have a base entry of another chapter, `found.chapter[i]`, which
    * has to be searched for the name. Found there: `put` with `SET` (nothing, if that chapter is newer).
    * Not there: `put` with `ADD`.

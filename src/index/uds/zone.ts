@@ -76,7 +76,7 @@ export interface Zone {
   lookup(count: number): void;
   /** Does each row's `action` with `virtualChapter`, which is low … high; fills `result`. */
   put(count: number, virtualChapter: number): void;
-  /** As a rebuild enters the records of a chapter (INDEX §11.3); fills `entry`, `chapter`, `result`. */
+  /** As a rebuild enters the records of a chapter (INDEX §8.1); fills `entry`, `chapter`, `result`. */
   replay(count: number, virtualChapter: number): void;
   /** Removes what lookups find; `result` is 1 where there was something. */
   remove(count: number): void;
