@@ -71,18 +71,18 @@ function commit(): string {
   }
 }
 
-const BEGIN = '<!-- bench: begin, written by `npm run bench -- --write` -->';
-const END = '<!-- bench: end -->';
-
-/** Puts `text` between the marks in `path`, or at its end; begins the file if need be. */
-export function writeBetweenMarks(path: string, text: string): void {
+/** Puts `text` between the marks of `name` in `path`, or at its end; begins the file if need be. */
+export function writeBetweenMarks(path: string, text: string, name = 'bench'): void {
+  const script = name === 'bench' ? 'bench' : `bench:${name}`;
+  const first = `<!-- ${name}: begin, written by \`npm run ${script} -- --write\` -->`;
+  const last = `<!-- ${name}: end -->`;
   const old = existsSync(path) ? readFileSync(path, 'utf8') : '# Performance\n';
-  const section = `${BEGIN}\n\n${text}\n\n${END}`;
-  const begin = old.indexOf(BEGIN);
-  const end = old.indexOf(END);
+  const section = `${first}\n\n${text}\n\n${last}`;
+  const begin = old.indexOf(first);
+  const end = old.indexOf(last);
   const next =
     begin >= 0 && end > begin
-      ? old.slice(0, begin) + section + old.slice(end + END.length)
+      ? old.slice(0, begin) + section + old.slice(end + last.length)
       : `${old.trimEnd()}\n\n${section}\n`;
   writeFileSync(path, next);
 }

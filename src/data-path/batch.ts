@@ -31,13 +31,15 @@ export const Fate = {
   Stored: 5,
   /** There was no space. */
   Failed: 6,
+  /** Zeros that are not to be written: the row stands for nothing. */
+  Skipped: 7,
 } as const;
 
 export class WriteBatch {
   /** First row in the arena. */
   readonly base: number;
   readonly capacity: number;
-  readonly deferred: boolean;
+  deferred: boolean;
   readonly arena: Arena;
   readonly lbn: Float64Array;
   readonly from: Uint16Array;
@@ -52,6 +54,8 @@ export class WriteBatch {
   readonly nextFollower: Int32Array;
   /** Whether the row's name may be told to the index. */
   readonly named: Uint8Array;
+  /** Whether the fragment of the row was made before the batch began to run. */
+  readonly isCompressed: Uint8Array;
   /** Rows that were written as whole blocks of zeros: their bytes are not in the arena. */
   readonly isZero: Uint8Array;
   readonly #rowOf: NumberMap;
@@ -67,6 +71,8 @@ export class WriteBatch {
   /** The rows that have to be hashed lie from `firstHashed` to `endHashed` − 1. */
   firstHashed: number;
   endHashed = 0;
+  /** Whether its rows were hashed before it began to run; then rows of zeros are skipped. */
+  isPrepared = false;
   /** Takes no more rows, though it may have room. */
   closed = false;
   /** Resolves or rejects when the batch is done; for deferred requests. */
@@ -88,9 +94,11 @@ export class WriteBatch {
     this.nextFollower = columns.nextFollower;
     this.named = columns.named;
     this.isZero = columns.isZero;
+    this.isCompressed = columns.isCompressed;
     this.firstHashed = columns.capacity;
     this.#rowOf = columns.rowOf;
     this.#rowOf.clear();
+    this.isCompressed.fill(0);
     this.#blocks = asBuffer(columns.arena.blocks);
     this.deferred = deferred;
     this.done = new Promise((resolve, reject) => {
@@ -106,6 +114,19 @@ export class WriteBatch {
 
   get isFull(): boolean {
     return this.count === this.capacity;
+  }
+
+  /** Makes it a batch of `count` blocks from `lbn` on, whose bytes and names are in the arena. */
+  prepare(lbn: number, count: number): void {
+    this.count = count;
+    this.isPrepared = true;
+    this.closed = true;
+    for (let row = 0; row < count; row++) {
+      this.lbn[row] = lbn + row;
+      this.from[row] = 0;
+      this.to[row] = BLOCK_SIZE;
+      this.isZero[row] = this.arena.zero[this.base + row]!;
+    }
   }
 
   /**
@@ -168,6 +189,7 @@ export interface BatchColumns {
   readonly nextFollower: Int32Array;
   readonly named: Uint8Array;
   readonly isZero: Uint8Array;
+  readonly isCompressed: Uint8Array;
   readonly rowOf: NumberMap;
 }
 
@@ -187,6 +209,7 @@ export function makeColumns(arena: Arena, base: number, capacity: number): Batch
     nextFollower: new Int32Array(capacity),
     named: new Uint8Array(capacity),
     isZero: new Uint8Array(capacity),
+    isCompressed: new Uint8Array(capacity),
     rowOf: new NumberMap(capacity),
   };
 }

@@ -100,17 +100,20 @@ export class Mappings {
 /** Names and where they lie, for the index: columns that are used again. */
 export class NamedLocations implements Advice {
   readonly names: Buffer;
+  /** The same, four words each. */
+  readonly nameWords: Uint32Array;
   readonly pbn: Float64Array;
   readonly state: Uint8Array;
   count = 0;
 
   constructor(capacity: number) {
-    this.names = Buffer.alloc(capacity * RECORD_NAME_SIZE);
+    this.nameWords = new Uint32Array((capacity * RECORD_NAME_SIZE) / 4);
+    this.names = Buffer.from(this.nameWords.buffer);
     this.pbn = new Float64Array(capacity);
     this.state = new Uint8Array(capacity);
   }
 
-  /** Adds a location; the caller puts the name at byte 16 · (returned row) of `names`. */
+  /** Adds a location; the caller puts the name at word 4 · (returned row) of `nameWords`. */
   add(pbn: number, state: number): number {
     this.pbn[this.count] = pbn;
     this.state[this.count] = state;

@@ -16,7 +16,6 @@ import {
   COMPRESSED_BASE,
   COMPRESSION_SLOTS,
   MAXIMUM_REFERENCE_COUNT,
-  RECORD_NAME_SIZE,
   UNCOMPRESSED,
 } from '../base/constants.ts';
 import { NameTable } from '../base/name-table.ts';
@@ -24,6 +23,7 @@ import { NumberMap } from '../base/number-map.ts';
 import type { Extent } from '../storage/storage.ts';
 import { Fate, type WriteBatch } from './batch.ts';
 import { NamedLocations, type DataPath } from './data-path.ts';
+import { copyName, NAME_WORDS } from './packer.ts';
 
 const NONE = -1;
 const HIGHEST_STATE = COMPRESSED_BASE + COMPRESSION_SLOTS - 1;
@@ -79,7 +79,7 @@ export class Deduplicator {
     for (let row = 0; row < batch.count; row++) {
       batch.firstFollower[row] = NONE;
       batch.named[row] = 0;
-      if (batch.fate[row] === Fate.Failed) continue;
+      if (batch.fate[row] !== Fate.Unique) continue;
       const at = batch.base + row;
       if (batch.isZero[row] === 1 || arena.zero[at] === 1) {
         batch.fate[row] = Fate.Zero;
@@ -107,11 +107,11 @@ export class Deduplicator {
 
   /** Owners (and their followers) whose content waits in the packer wait with it. */
   #joinFragments(batch: WriteBatch): void {
-    const { packer, arena, counters } = this.#path;
+    const { packer, counters } = this.#path;
     for (let row = 0; row < batch.count; row++) {
       if (batch.named[row] === 0) continue;
       const at = batch.base + row;
-      const fragment = packer.findName(arena.names, at * RECORD_NAME_SIZE);
+      const fragment = packer.findName(at);
       if (fragment < 0) continue;
       packer.expand(fragment);
       if (!this.#equals(at, this.#expandedAt)) continue;
@@ -154,13 +154,12 @@ export class Deduplicator {
 
   /** Gathers the names of the rows still to be looked up; returns their number. */
   #ask(batch: WriteBatch): number {
-    const { names } = this.#path.arena;
-    const source = asBuffer(names);
+    const { nameWords } = this.#path.arena;
     let count = 0;
     for (let row = 0; row < batch.count; row++) {
       if (batch.named[row] === 0 || batch.fate[row] !== Fate.Unique) continue;
-      const at = (batch.base + row) * RECORD_NAME_SIZE;
-      source.copy(this.#queries.names, count * RECORD_NAME_SIZE, at, at + RECORD_NAME_SIZE);
+      const from = (batch.base + row) * NAME_WORDS;
+      copyName(nameWords, from, this.#queries.nameWords, count * NAME_WORDS);
       this.#queryRow[count++] = row;
     }
     return count;
@@ -258,7 +257,8 @@ export class Deduplicator {
     }
     endRun();
     try {
-      if (extents.length > 0) await this.#path.storage.read(extents);
+      const { pool, storage } = this.#path;
+      if (extents.length > 0) await pool.during(storage.read(extents));
       return true;
     } catch {
       this.#path.counters.adviceStale += selected.length;

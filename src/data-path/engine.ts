@@ -16,6 +16,7 @@ import { VdoError } from '../base/errors.ts';
 import { makeColumns, WriteBatch, Fate, type BatchColumns } from './batch.ts';
 import type { DataPath } from './data-path.ts';
 import { discardRange } from './discard.ts';
+import { Ingest, type IngestSource } from './ingest.ts';
 import { Reader, type ReadRequest } from './read.ts';
 import { noSpace, Writer } from './write.ts';
 
@@ -119,12 +120,27 @@ export class Engine {
     });
   }
 
-  /** Runs `step`, which changes nothing, between the jobs that came before and after. */
+  /** Runs `step`, alone, between the jobs that came before and after. */
   inspect<T>(step: () => Promise<T>): Promise<T> {
     return new Promise((resolve, reject) => {
       const run = (): Promise<void> => step().then(resolve, reject);
       this.#enqueue({ kind: 'inspect', run });
     });
+  }
+
+  /** Writes whole blocks of a file, pure work done ahead; returns how many, as `Ingest.run` does. */
+  ingest(source: IngestSource): Promise<number> {
+    const lane = {
+      step: (step: () => Promise<void>) => this.inspect(step),
+      free: () => this.#path.depot.allocatable - this.#spokenFor(),
+      write: async (batch: WriteBatch): Promise<void> => {
+        this.#checkWritable();
+        const failure = await this.#runBatch(batch);
+        if (failure !== undefined) throw failure;
+        this.#checkSpace(batch);
+      },
+    };
+    return new Ingest(this.#path, lane).run(source);
   }
 
   /** Takes no more changes, and resolves when everything acknowledged is durable. */
@@ -206,8 +222,12 @@ export class Engine {
     const at = this.#fill(batch, offset, source, start);
     batch.closed = true;
     await batch.done;
-    if (batch.fate.subarray(0, batch.count).includes(Fate.Failed)) throw noSpace(this.#path);
+    this.#checkSpace(batch);
     return at;
+  }
+
+  #checkSpace(batch: WriteBatch): void {
+    if (batch.fate.subarray(0, batch.count).includes(Fate.Failed)) throw noSpace(this.#path);
   }
 
   /** Free blocks that acknowledged writes will still take. */
@@ -270,17 +290,23 @@ export class Engine {
   }
 
   async #runWrite(batch: WriteBatch, columns: BatchColumns): Promise<void> {
+    batch.finish(await this.#runBatch(batch));
+    this.#spareColumns.push(columns);
+    for (const resolve of this.#waitingForRoom.splice(0)) resolve();
+  }
+
+  /** Runs a batch; what fails makes the volume read-only and is returned. */
+  async #runBatch(batch: WriteBatch): Promise<VdoError | undefined> {
     this.#running = batch;
     try {
       this.#path.health.check();
       if (batch.count > 0) await this.#writer.run(batch);
-      batch.finish();
+      return undefined;
     } catch (error) {
-      batch.finish(this.#path.health.fail(error));
+      return this.#path.health.fail(error);
+    } finally {
+      this.#running = null;
     }
-    this.#running = null;
-    this.#spareColumns.push(columns);
-    for (const resolve of this.#waitingForRoom.splice(0)) resolve();
   }
 
   async #runRead({ requests }: ReadJob): Promise<void> {

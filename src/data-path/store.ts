@@ -13,13 +13,12 @@ import {
   BLOCK_SIZE,
   COMPRESSED_BASE,
   MAXIMUM_REFERENCE_COUNT,
-  RECORD_NAME_SIZE,
   UNCOMPRESSED,
 } from '../base/constants.ts';
 import type { Extent } from '../storage/storage.ts';
 import { Fate, type WriteBatch } from './batch.ts';
 import type { DataPath, Mappings, NamedLocations } from './data-path.ts';
-import type { EmitBin } from './packer.ts';
+import { copyName, LARGEST_PACKED_FRAGMENT, NAME_WORDS, type EmitBin } from './packer.ts';
 
 const NONE = -1;
 
@@ -28,10 +27,16 @@ export class Store {
   readonly #mappings: Mappings;
   readonly #posts: NamedLocations;
   readonly #rows: Int32Array;
+  /** Those of them that are to be compressed. */
+  readonly #compressed: Int32Array;
   readonly #blocks: Buffer;
-  /** Compressed blocks made in one run, written with it. */
+  /**
+   * Blocks in the order of their places, where rows and bins take turns: few large writes cost less than
+   * many small ones, even with the copy.
+   */
   readonly #staging: Buffer;
   #staged = 0;
+  #isStaging = false;
   #extents: Extent[] = [];
   // The run of neighbours that the next extent will be.
   #runPbn = 0;
@@ -45,21 +50,26 @@ export class Store {
     this.#mappings = mappings;
     this.#posts = posts;
     this.#rows = new Int32Array(path.batchBlocks);
+    this.#compressed = new Int32Array(path.batchBlocks);
     this.#blocks = asBuffer(path.arena.blocks);
     // Every bin emitted holds a fragment of this batch or was open before it.
-    const bins = path.batchBlocks + path.packer.bins;
-    this.#staging = Buffer.from(new ArrayBuffer(bins * BLOCK_SIZE));
+    assert(path.arena.stagingCount >= path.batchBlocks + path.packer.bins, 'blocks to be staged');
+    this.#staging = asBuffer(path.arena.staging);
   }
 
   /** Stores every row that is `Unique`. `available`: blocks a deferred batch may use. */
   async run(batch: WriteBatch, available: number): Promise<void> {
     const count = this.#gather(batch, available);
     const { arena, compression, pool } = this.#path;
-    if (compression && count > 0) await pool.compress(this.#rows, count);
+    const left = compression ? this.#listUncompressed(batch, count) : 0;
+    if (left > 0) await pool.compress(this.#compressed, left);
+    this.#isStaging = compression && this.#isMixed(count);
     for (let i = 0; i < count; i++) {
       const row = this.#rows[i]! - batch.base;
       const size = compression ? arena.fragmentSizes[this.#rows[i]!]! : 0;
-      if (size === 0 || !this.#pack(batch, row, size)) this.#storeRow(batch, row);
+      if (size === 0 || size > LARGEST_PACKED_FRAGMENT || !this.#pack(batch, row, size)) {
+        this.#storeRow(batch, row);
+      }
     }
     await this.#write();
   }
@@ -68,6 +78,23 @@ export class Store {
   async drain(age: number): Promise<void> {
     this.#path.packer.drain(this.#emit, age);
     await this.#write();
+  }
+
+  /** Whether some of the rows to be stored go to bins. */
+  #isMixed(count: number): boolean {
+    const { fragmentSizes } = this.#path.arena;
+    for (let i = 0; i < count; i++) if (fragmentSizes[this.#rows[i]!] !== 0) return true;
+    return false;
+  }
+
+  /** Of the rows to be stored, those whose fragments are not made yet; returns their number. */
+  #listUncompressed(batch: WriteBatch, count: number): number {
+    let left = 0;
+    for (let i = 0; i < count; i++) {
+      const row = this.#rows[i]!;
+      if (batch.isCompressed[row - batch.base] === 0) this.#compressed[left++] = row;
+    }
+    return left;
   }
 
   /** Lists the rows to be stored; those for which a deferred batch has no space fail. */
@@ -132,7 +159,7 @@ export class Store {
     const { counters } = this.#path;
     for (let row = first; row !== NONE;) {
       const pbn = this.#allocate();
-      this.#addBlock(pbn, this.#blocks, (batch.base + row) * BLOCK_SIZE);
+      this.#addRow(pbn, batch.base + row);
       counters.storedBlocks++;
       this.#map(batch, row, pbn);
       if (batch.named[row] === 1) this.#post(pbn, batch.base + row);
@@ -161,9 +188,8 @@ export class Store {
   }
 
   #post(pbn: number, arenaRow: number): void {
-    const at = this.#posts.add(pbn, UNCOMPRESSED) * RECORD_NAME_SIZE;
-    const from = arenaRow * RECORD_NAME_SIZE;
-    this.#posts.names.set(this.#path.arena.names.subarray(from, from + RECORD_NAME_SIZE), at);
+    const at = this.#posts.add(pbn, UNCOMPRESSED) * NAME_WORDS;
+    copyName(this.#path.arena.nameWords, arenaRow * NAME_WORDS, this.#posts.nameWords, at);
   }
 
   /** A bin leaves the packer: it becomes a compressed block, or with one fragment an ordinary one. */
@@ -173,10 +199,10 @@ export class Store {
     const at = this.#staged++ * BLOCK_SIZE;
     const isCompressed = fragments.length > 1;
     if (isCompressed) {
-      packer.copyBlock(bin, this.#staging, at);
+      packer.copyBlock(bin, this.#staging.byteOffset + at);
       counters.compressedFragments += fragments.length;
       counters.compressedBlocks++;
-    } else packer.read(fragments[0]!, this.#staging, at);
+    } else packer.expand(fragments[0]!, this.#staging.byteOffset + at);
     counters.storedBlocks++;
     this.#addBlock(pbn, this.#staging, at);
     for (let slot = 0; slot < fragments.length; slot++) {
@@ -185,8 +211,8 @@ export class Store {
       for (let w = packer.firstWaiter(fragment); w !== NONE; w = packer.nextWaiter(w)) {
         this.#mappings.add(packer.lbnOf(w), pbn, state);
       }
-      const name = this.#posts.add(pbn, state) * RECORD_NAME_SIZE;
-      packer.copyName(fragment, this.#posts.names, name);
+      const name = this.#posts.add(pbn, state) * NAME_WORDS;
+      packer.copyName(fragment, this.#posts.nameWords, name);
     }
   };
 
@@ -194,6 +220,14 @@ export class Store {
     const pbn = this.#path.depot.allocate();
     assert(pbn !== 0, 'space was reserved before the write was acknowledged');
     return pbn;
+  }
+
+  #addRow(pbn: number, arenaRow: number): void {
+    if (!this.#isStaging) return this.#addBlock(pbn, this.#blocks, arenaRow * BLOCK_SIZE);
+    const at = this.#staged++ * BLOCK_SIZE;
+    const from = this.#blocks.byteOffset + arenaRow * BLOCK_SIZE;
+    this.#path.pool.kernels.copy(from, this.#staging.byteOffset + at, BLOCK_SIZE);
+    this.#addBlock(pbn, this.#staging, at);
   }
 
   /** Adds a block to the vector, joined to the one before where both are neighbours. */
@@ -228,6 +262,7 @@ export class Store {
     const extents = this.#extents;
     this.#extents = [];
     this.#staged = 0;
-    if (extents.length > 0) await this.#path.storage.write(extents);
+    const { pool, storage } = this.#path;
+    if (extents.length > 0) await pool.during(storage.write(extents));
   }
 }

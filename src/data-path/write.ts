@@ -30,6 +30,8 @@ export class Writer {
   readonly #store: Store;
   readonly #mappings: Mappings;
   readonly #posts: NamedLocations;
+  /** Blocks that the batch at hand writes. */
+  readonly #lbn: Float64Array;
   readonly #old = Buffer.alloc(BLOCK_SIZE);
   /** Free blocks that are spoken for by others than the running step. */
   readonly #spokenFor: () => number;
@@ -40,6 +42,7 @@ export class Writer {
     this.#reader = reader;
     this.#spokenFor = spokenFor;
     this.#mappings = new Mappings(path.batchBlocks + MAX_VIOS);
+    this.#lbn = new Float64Array(path.batchBlocks);
     this.#posts = new NamedLocations(2 * path.batchBlocks + fragments);
     this.#deduplicator = new Deduplicator(path);
     this.#store = new Store(path, this.#mappings, this.#posts);
@@ -50,30 +53,30 @@ export class Writer {
    * leaves acknowledged writes undone: the caller makes the volume read-only.
    */
   async run(batch: WriteBatch): Promise<void> {
-    const { counters, pool, packer } = this.#path;
+    const { counters, pool } = this.#path;
     if (batch.deferred) {
       const wanted = batch.reserved;
       batch.reserved = 0;
       await this.#makeRoom(wanted);
     }
     if (batch.partialRows > 0) await this.#merge(batch);
-    for (let row = 0; row < batch.count; row++) packer.detach(batch.lbn[row]!);
+    const written = this.#begin(batch);
     await Promise.all([
-      batch.endHashed > 0 &&
+      !batch.isPrepared &&
+        batch.endHashed > 0 &&
         pool.hash(batch.base + batch.firstHashed, batch.base + batch.endHashed),
-      this.#locate(batch.lbn, batch.count, batch.deferred),
+      this.#locate(this.#lbn, written, batch.deferred),
     ]);
-    batch.fate.fill(Fate.Unique, 0, batch.count);
     if (batch.deferred) this.#failWithoutLeaf(batch);
     await this.#deduplicator.run(batch);
     await this.#store.run(batch, this.#available());
     // A block that rows share can lose its last other reference, and be free for a moment, before the
     // step that maps the row to it: that space is not for others.
-    batch.reserved = batch.count;
+    batch.reserved = written;
     this.#mapShared(batch);
     await this.#apply();
     batch.reserved = 0;
-    counters.writtenBlocks += batch.count;
+    counters.writtenBlocks += written;
   }
 
   /** Writes out what waits in the packer: everything, or bins older than `age` ticks. */
@@ -81,6 +84,21 @@ export class Writer {
     if (this.#path.packer.fragmentCount === 0) return;
     await this.#store.drain(age);
     await this.#apply();
+  }
+
+  /** Gives every row its first fate and lists the blocks that are written; returns their number. */
+  #begin(batch: WriteBatch): number {
+    const { packer } = this.#path;
+    let written = 0;
+    for (let row = 0; row < batch.count; row++) {
+      const isSkipped = batch.isPrepared && batch.isZero[row] === 1;
+      batch.fate[row] = isSkipped ? Fate.Skipped : Fate.Unique;
+      if (isSkipped) continue;
+      const lbn = batch.lbn[row]!;
+      packer.detach(lbn);
+      this.#lbn[written++] = lbn;
+    }
+    return written;
   }
 
   /**
@@ -139,6 +157,7 @@ export class Writer {
   /** Rows of a deferred batch for whose leaf there was no space fail. */
   #failWithoutLeaf(batch: WriteBatch): void {
     for (let row = 0; row < batch.count; row++) {
+      if (batch.fate[row] === Fate.Skipped) continue;
       const page = Math.floor(batch.lbn[row]! / BLOCK_MAP_ENTRIES_PER_PAGE);
       if (this.#path.blockMap.missingPages(page) > 0) batch.fate[row] = Fate.Failed;
     }

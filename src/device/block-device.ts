@@ -35,6 +35,20 @@ export interface ExtentOptions {
   readonly mapping?: boolean;
 }
 
+/** Whole blocks of an open file, to be written at `offset`; `from`, `length` and `offset` are of them. */
+export interface FileRange {
+  readonly fd: number;
+  readonly from: number;
+  readonly length: number;
+  readonly offset: number;
+  /**
+   * Called as it goes, in order: the blocks from `offset` on are written, but for those of zeros, where
+   * `zeros[i]` is 1: they are left as they are on the device.
+   */
+  readonly onBlocks: (offset: number, zeros: Uint8Array) => Promise<void> | void;
+  readonly signal?: AbortSignal | undefined;
+}
+
 export interface WriteOptions {
   /** Resolve only when the data and all that is needed to find it again are durable. */
   readonly fua?: boolean;
@@ -55,6 +69,11 @@ export interface BlockDevice {
    * Fails with `OutOfRange`, `NoSpace`, `ReadOnly`, `Io`.
    */
   write(offset: number, bytes: Uint8Array, options?: WriteOptions): Promise<void>;
+  /**
+   * Optional: reads a file by itself and writes it. Returns how many bytes came before the file ended or
+   * failed; the rest is the caller's to read and to report. Fails as `write` does.
+   */
+  ingest?(range: FileRange): Promise<number>;
   /** Gives the range back; it reads as zeros afterwards. */
   discard(offset: number, length: number, options?: WriteOptions): Promise<void>;
   /** Makes the range read as zeros. */

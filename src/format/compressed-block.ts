@@ -45,22 +45,23 @@ export function encodeCompressedBlock(bytes: Uint8Array, fragments: readonly Uin
   }
   sealCompressedBlock(
     bytes,
+    0,
     fragments.map((fragment) => fragment.length),
   );
 }
 
-/** Makes a compressed block of fragments that lie in it: header in front, zeros behind. */
-export function sealCompressedBlock(bytes: Uint8Array, sizes: readonly number[]): void {
+/** Makes a compressed block, at `at`, of fragments that lie there: header in front, zeros behind. */
+export function sealCompressedBlock(bytes: Uint8Array, at: number, sizes: readonly number[]): void {
   assert(sizes.length <= COMPRESSION_SLOTS, 'too many fragments for a compressed block');
-  setU32(bytes, 0, VERSION_MAJOR);
-  setU32(bytes, 4, VERSION_MINOR);
-  let end = COMPRESSED_BLOCK_HEADER_SIZE;
+  setU32(bytes, at, VERSION_MAJOR);
+  setU32(bytes, at + 4, VERSION_MINOR);
+  let end = at + COMPRESSED_BLOCK_HEADER_SIZE;
   for (let slot = 0; slot < COMPRESSION_SLOTS; slot++) {
     const size = slot < sizes.length ? sizes[slot]! : 0;
-    setU16(bytes, SIZES_AT + 2 * slot, size);
+    setU16(bytes, at + SIZES_AT + 2 * slot, size);
     end += size;
   }
-  bytes.fill(0, end, BLOCK_SIZE);
+  bytes.fill(0, end, at + BLOCK_SIZE);
 }
 
 /** Where the fragment of `slot` starts in the block. Meaningful where `fragmentSize` is not 0. */

@@ -41,6 +41,11 @@ export interface HashIndex {
    */
   lookup(names: Uint8Array, count: number, advice: Advice): Promise<void> | void;
   /**
+   * Sets `result[i]` to 1 where name i may be known, else to 0: a guess that is only used to do work
+   * ahead. Optional: an index that has to wait for it has none.
+   */
+  mayHold?(names: Uint8Array, count: number, result: Uint8Array): void;
+  /**
    * Says where `count` names lie now, replacing what was known. The arrays belong to the caller
    * again when the call ends.
    */

@@ -96,6 +96,14 @@ class MemoryIndex implements HashIndex {
     }
   }
 
+  mayHold(names: Uint8Array, count: number, result: Uint8Array): void {
+    for (let i = 0; i < count; i++) {
+      const at = i * RECORD_NAME_SIZE;
+      const record = this.#find(getU32(names, at), getU32(names, at + 4) << 8);
+      result[i] = record >= 0 ? 1 : 0;
+    }
+  }
+
   update(names: Uint8Array, count: number, locations: Advice): void {
     for (let i = 0; i < count; i++) {
       const at = i * RECORD_NAME_SIZE;

@@ -16,6 +16,7 @@
  *     fragments  rows × 4096        raw LZ4 blocks
  *     verify     rows × 4096        blocks read back to be compared, or expanded
  *     bins       bins × 4096        compressed blocks under construction
+ *     staging    staging × 4096     blocks on their way out, in the order of their places
  *
  * Pages that were never touched take no memory. All regions start at multiples of 4096. Kernels may
  * read up to 16 bytes before and behind a row.
@@ -35,12 +36,17 @@ const MAX_ROWS = 65536;
 
 export class Arena {
   readonly rows: number;
+  /** Bytes of address space, resident only where touched. */
+  readonly size: number;
   readonly binCount: number;
+  readonly stagingCount: number;
   readonly memory: WebAssembly.Memory;
   readonly control: Int32Array;
   readonly rowList: Int32Array;
   readonly blocks: Uint8Array;
   readonly names: Uint8Array;
+  /** The same, four words each. */
+  readonly nameWords: Uint32Array;
   readonly zero: Uint8Array;
   readonly fragments: Uint8Array;
   /** 0 = the block does not fit in 4059 bytes. */
@@ -48,12 +54,17 @@ export class Arena {
   readonly verify: Uint8Array;
   readonly expanded: Uint8Array;
   readonly bins: Uint8Array;
+  readonly staging: Uint8Array;
   readonly #scratch: number;
 
-  /** With `memory`, a view of an arena of the same numbers made by another thread. */
+  /**
+   * An arena with bins has staging blocks for all of them and all rows. With `memory`, a view of an arena of
+   * the same numbers made by another thread.
+   */
   constructor(rows: number, binCount = 0, memory?: WebAssembly.Memory) {
     assert(Number.isInteger(rows) && rows > 0 && rows <= MAX_ROWS, 'rows of an arena');
     assert(Number.isInteger(binCount) && binCount >= 0 && binCount <= MAX_ROWS, 'bins of an arena');
+    this.stagingCount = binCount === 0 ? 0 : binCount + rows;
     let end = FIRST_REGION;
     const region = (size: number): number => {
       const start = end;
@@ -71,6 +82,7 @@ export class Arena {
     const fragments = region(rows * BLOCK_SIZE);
     const verify = region(rows * BLOCK_SIZE);
     const bins = region(binCount * BLOCK_SIZE);
+    const staging = region(this.stagingCount * BLOCK_SIZE);
     // One byte more than all regions: what kernels read behind the last one is in the memory too.
     const pages = Math.ceil((end + 1) / WASM_PAGE_SIZE);
     this.rows = rows;
@@ -79,21 +91,19 @@ export class Arena {
       memory ?? new WebAssembly.Memory({ initial: pages, maximum: pages, shared: true });
     const { buffer } = this.memory;
     assert(buffer.byteLength === pages * WASM_PAGE_SIZE, 'size of the arena');
+    this.size = buffer.byteLength;
     this.control = new Int32Array(buffer, control, CONTROL_SIZE / 4);
     this.expanded = new Uint8Array(buffer, expanded, BLOCK_SIZE);
     this.rowList = new Int32Array(buffer, rowList, rows);
     this.names = new Uint8Array(buffer, names, rows * RECORD_NAME_SIZE);
+    this.nameWords = new Uint32Array(buffer, names, (rows * RECORD_NAME_SIZE) / 4);
     this.fragmentSizes = new Uint16Array(buffer, sizes, rows);
     this.zero = new Uint8Array(buffer, zero, rows);
     this.blocks = new Uint8Array(buffer, blocks, rows * BLOCK_SIZE);
     this.fragments = new Uint8Array(buffer, fragments, rows * BLOCK_SIZE);
     this.verify = new Uint8Array(buffer, verify, rows * BLOCK_SIZE);
     this.bins = new Uint8Array(buffer, bins, binCount * BLOCK_SIZE);
-  }
-
-  /** Bytes of address space, resident only where touched. */
-  get size(): number {
-    return this.memory.buffer.byteLength;
+    this.staging = new Uint8Array(buffer, staging, this.stagingCount * BLOCK_SIZE);
   }
 
   /** Offset in the memory of the kernels' table for one thread. */

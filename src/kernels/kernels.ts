@@ -20,6 +20,8 @@ export interface Kernels {
   compress(first: number, end: number): void;
   /** Whether the blocks at two addresses are equal. About 0.1 µs. */
   equal(a: number, b: number): boolean;
+  /** Copies `size` bytes. A tenth of what a typed array takes for a name, a half for a block. */
+  copy(from: number, to: number, size: number): void;
   /**
    * Expands slot `slot` of the compressed block at address `block` into 4096 bytes at `into`; false where
    * there is no such slot, or it is damaged. About 2 µs.
@@ -42,6 +44,7 @@ interface WasmExports {
     end: number,
     table: number,
   ): void;
+  copy(from: number, to: number, size: number): void;
   expandSlot(block: number, slot: number, into: number): number;
   decompress(source: number, size: number, into: number): number;
 }
@@ -104,6 +107,11 @@ function wasmKernels(arena: Arena, module: WebAssembly.Module, thread: number): 
       bounds.bytes(b);
       return wasm.blocksEqual(a, b) !== 0;
     },
+    copy(from, to, size) {
+      bounds.bytes(from, size);
+      bounds.bytes(to, size);
+      wasm.copy(from, to, size);
+    },
     expand(block, slot, into) {
       bounds.bytes(block);
       bounds.bytes(into);
@@ -146,6 +154,9 @@ export function referenceKernels(arena: Arena): Kernels {
       }
     },
     equal: (a, b) => bytesAt(a).equals(bytesAt(b)),
+    copy(from, to, size) {
+      bytesAt(to, size).set(bytesAt(from, size));
+    },
     expand(block, slot, into) {
       const size = fragmentSize(bytesAt(block), slot);
       if (size === 0) return false;

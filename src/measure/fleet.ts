@@ -7,7 +7,7 @@
  * that the stores needed for theirs shrink in the same proportion.
  */
 import { VdoError } from '../base/errors.ts';
-import { DEFAULT_PACKER_BINS } from '../volume/open.ts';
+import { WIDE_PACKER_BINS } from '../volume/open.ts';
 import { figuresOf, type Measurement } from './figures.ts';
 import { KernelPacker, keyOf } from './kernel-packer.ts';
 import type { FinalFigures, KeptState } from './kept-state.ts';
@@ -37,7 +37,7 @@ class NameOrder {
   /** Contents that do not shrink. */
   plain = 0;
   fragments = 0;
-  readonly packer = new KernelPacker(DEFAULT_PACKER_BINS);
+  readonly packer = new KernelPacker(WIDE_PACKER_BINS);
 
   /** Word 2 of a record. */
   add(word2: number, key: number): void {

@@ -4,7 +4,7 @@
  */
 import { BLOCK_SIZE } from '../base/constants.ts';
 import { Arena } from '../kernels/arena.ts';
-import { DEFAULT_PACKER_BINS } from '../volume/open.ts';
+import { WIDE_PACKER_BINS } from '../volume/open.ts';
 import { createPool, defaultWorkers, type ComputePool, type Load } from '../workers/pool.ts';
 import { AlignmentScanner } from './alignment.ts';
 import { BlockFeed, type Batch } from './block-feed.ts';
@@ -88,7 +88,7 @@ export class MeasureRun {
       (tallies.length > 1 || keeping !== null) &&
       tallies.length <= MAX_MATRIX_SOURCES &&
       kept?.sets !== null;
-    this.#arena = new Arena(BATCH_ROWS * (SECTIONS + 1), DEFAULT_PACKER_BINS);
+    this.#arena = new Arena(BATCH_ROWS * (SECTIONS + 1), WIDE_PACKER_BINS);
     this.#table = new FingerprintTable(isMatrix ? 5 : 4);
     this.#sets = isMatrix ? new SourceSets(tallies.length) : null;
     for (const members of kept?.sets ?? []) this.#sets?.of(members);

@@ -11,8 +11,8 @@
  *   engine does by the clock (bins written after a while) is left out.
  */
 import { assert } from '../base/assert.ts';
-import { BLOCK_SIZE, MAXIMUM_REFERENCE_COUNT, RECORD_NAME_SIZE } from '../base/constants.ts';
-import { Packer } from '../data-path/packer.ts';
+import { BLOCK_SIZE, MAXIMUM_REFERENCE_COUNT } from '../base/constants.ts';
+import { LARGEST_PACKED_FRAGMENT, NAME_WORDS, Packer } from '../data-path/packer.ts';
 import type { Arena } from '../kernels/arena.ts';
 import { createKernels } from '../kernels/kernels.ts';
 import type { FingerprintTable } from './fingerprint-table.ts';
@@ -92,8 +92,7 @@ export class StoredModel {
   readonly #references = new ByteColumn();
   readonly #firstFollower: Int32Array;
   readonly #nextFollower: Int32Array;
-  readonly #name: Uint8Array = new Uint8Array(RECORD_NAME_SIZE);
-  readonly #nameWords = new Uint32Array(this.#name.buffer);
+  readonly #nameWords = new Uint32Array(NAME_WORDS);
   readonly #emit = (fragments: readonly number[]): void => this.#write(fragments);
   /** Rows since the last `store`, in order: of new contents, and (as ~row) of known ones. */
   readonly #arrivals: Int32Array;
@@ -161,7 +160,9 @@ export class StoredModel {
     for (let i = 0; i < this.count; i++) {
       const row = this.rows[i]!;
       const size = this.#arena.fragmentSizes[row]!;
-      if (size === 0 || !this.#pack(row, size)) this.#storeRows(row);
+      if (size === 0 || size > LARGEST_PACKED_FRAGMENT || !this.#pack(row, size)) {
+        this.#storeRows(row);
+      }
     }
     this.count = 0;
   }
@@ -236,7 +237,7 @@ export class StoredModel {
     let waiters = 0;
     let waiter = this.#packer.firstWaiter(fragment);
     for (; waiter >= 0; waiter = this.#packer.nextWaiter(waiter)) waiters++;
-    this.#packer.copyName(fragment, this.#name, 0);
+    this.#packer.copyName(fragment, this.#nameWords, 0);
     const name = [...this.#nameWords] as [number, number, number, number];
     return { name, size: this.#packer.fragmentBytes(fragment).length, waiters };
   }
@@ -301,7 +302,7 @@ export class StoredModel {
     for (const fragment of fragments) {
       let waiter = this.#packer.firstWaiter(fragment);
       for (; waiter >= 0; waiter = this.#packer.nextWaiter(waiter)) references++;
-      this.#packer.copyName(fragment, this.#name, 0);
+      this.#packer.copyName(fragment, this.#nameWords, 0);
       const [n0, n1, , n3] = this.#nameWords as unknown as [number, number, number, number];
       const at = this.#table.find(n0, n1, n3);
       const { words } = this.#table;

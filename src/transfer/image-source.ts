@@ -13,6 +13,7 @@ import type { DeviceExtent } from '../device/block-device.ts';
 import { openStorage } from '../nbd-client/open-storage.ts';
 import { canonicalUri, isNbdUri, parseNbdUri } from '../nbd-client/uri.ts';
 import { isSparse, type SparseStorage } from '../storage/sparse-storage.ts';
+import { wrapError } from '../storage/open-file.ts';
 import type { Storage } from '../storage/storage.ts';
 
 /** Bytes of a chunk: large enough that a call costs nothing per block. */
@@ -30,9 +31,12 @@ export interface ImageSource {
   readonly size: number | null;
   /**
    * The bytes in order, chunk by chunk, each 1 MiB but for the last. A chunk is valid until the next
-   * one is asked for, and not to be written to (`isKnownZero`). Fails with `Io`, `Truncated`.
+   * one is asked for, and not to be written to (`isKnownZero`). Fails with `Io`, `Truncated`. Where there is a
+   * file, from byte `from` on.
    */
-  chunks(): AsyncGenerator<Uint8Array>;
+  chunks(from?: number): AsyncGenerator<Uint8Array>;
+  /** The file, to be read by others; null where there is none. */
+  readonly fd: number | null;
   close(): Promise<void>;
 }
 
@@ -45,25 +49,32 @@ export function isKnownZero(chunk: Uint8Array): boolean {
 export async function openImageSource(path: string): Promise<ImageSource> {
   if (path === '-') return new StreamSource('-', process.stdin);
   const storage = await openStorage(path, { readOnly: true });
-  return new StorageSource(path, storage);
+  try {
+    return new StorageSource(path, storage, isNbdUri(path) ? null : fs.openSync(path, 'r'));
+  } catch (error) {
+    await storage.close();
+    throw wrapError('open', path, error);
+  }
 }
 
 class StorageSource implements ImageSource {
   readonly path: string;
   readonly size: number;
+  readonly fd: number | null;
   readonly #storage: Storage;
 
-  constructor(path: string, storage: Storage) {
+  constructor(path: string, storage: Storage, fd: number | null) {
     this.path = path;
+    this.fd = fd;
     this.size = storage.size;
     this.#storage = storage;
   }
 
-  async *chunks(): AsyncGenerator<Uint8Array> {
+  async *chunks(from = 0): AsyncGenerator<Uint8Array> {
     const buffers = Array.from({ length: AHEAD + 1 }, () => new Uint8Array(CHUNK_BYTES));
     const reading: Promise<Uint8Array>[] = [];
     const empty = isSparse(this.#storage) ? new EmptyRanges(this.#storage) : undefined;
-    let offset = 0;
+    let offset = from;
     let turn = 0;
     const start = (): void => {
       const bytes = buffers[turn++ % buffers.length]!.subarray(0, this.size - offset);
@@ -85,6 +96,7 @@ class StorageSource implements ImageSource {
   }
 
   close(): Promise<void> {
+    if (this.fd !== null) fs.closeSync(this.fd);
     return this.#storage.close();
   }
 }
@@ -120,6 +132,7 @@ const endOf = ({ offset, length }: DeviceExtent): number => offset + length;
 class StreamSource implements ImageSource {
   readonly path: string;
   readonly size = null;
+  readonly fd = null;
   readonly #stream: Readable;
 
   constructor(path: string, stream: Readable) {

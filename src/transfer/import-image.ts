@@ -42,16 +42,39 @@ export async function importImage(
   }
   checkFits(device, source.path, at, source.size ?? 0);
   const zeros = new ZeroRuns(device, options.isFresh);
-  let bytes = 0;
-  let zeroBlocks = 0;
-  for await (const chunk of untilAborted(source.chunks(), signal)) {
-    checkFits(device, source.path, at, bytes + chunk.length);
-    zeroBlocks += await importChunk(device, chunk, at + bytes, zeros);
-    bytes += chunk.length;
-    options.onProgress?.(bytes);
+  let { bytes, zeroBlocks } = await importFile(device, source, options, zeros);
+  if (bytes === 0 || bytes !== source.size) {
+    for await (const chunk of untilAborted(source.chunks(bytes), signal)) {
+      checkFits(device, source.path, at, bytes + chunk.length);
+      zeroBlocks += await importChunk(device, chunk, at + bytes, zeros);
+      bytes += chunk.length;
+      options.onProgress?.(bytes);
+    }
   }
   await zeros.discard();
   return { bytes, zeroBlocks };
+}
+
+/** Lets the device read the whole blocks of a file by itself, where it can. The rest is left. */
+async function importFile(
+  device: BlockDevice,
+  { fd, size }: ImageSource,
+  { at, onProgress, signal }: ImportOptions,
+  zeros: ZeroRuns,
+): Promise<Imported> {
+  let zeroBlocks = 0;
+  if (fd === null || size === null || device.ingest === undefined) return { bytes: 0, zeroBlocks };
+  const length = size - (size % BLOCK_SIZE);
+  const onBlocks = async (offset: number, isZero: Uint8Array): Promise<void> => {
+    for (let i = 0; i < isZero.length; i++) {
+      if (isZero[i] === 0) continue;
+      zeroBlocks++;
+      await zeros.add(offset + i * BLOCK_SIZE, BLOCK_SIZE);
+    }
+    onProgress?.(offset + isZero.length * BLOCK_SIZE - at);
+  };
+  const range = { fd, from: 0, length, offset: at, onBlocks, signal };
+  return { bytes: await device.ingest(range), zeroBlocks };
 }
 
 /** The same chunks, up to the abort: that ends even the wait for one that never comes. */

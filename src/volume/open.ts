@@ -16,6 +16,7 @@ import { Committer } from '../data-path/commit.ts';
 import { Counters, type DataPath } from '../data-path/data-path.ts';
 import { Engine } from '../data-path/engine.ts';
 import { Health } from '../data-path/health.ts';
+import { ingestRows } from '../data-path/ingest.ts';
 import { Packer } from '../data-path/packer.ts';
 import {
   DIRTY,
@@ -73,6 +74,8 @@ export interface OpenOptions {
 const DEFAULT_CACHE_PAGES = 32768;
 const MIN_CACHE_PAGES = 8;
 export const DEFAULT_PACKER_BINS = 64;
+/** For whoever writes whole images and flushes once: more choice, denser blocks. */
+export const WIDE_PACKER_BINS = 2048;
 /** A slab journal of fewer blocks cannot take one step's entries beside a durable tail. */
 const MIN_SLAB_JOURNAL_BLOCKS = 3;
 /** In a recovery journal of one block the head can never move. */
@@ -320,7 +323,7 @@ async function assemble(
   const stepEntries = Math.max(1, Math.min(batchBlocks, Math.floor(committer.maxReservation / 4)));
   const stepPages = Math.max(1, Math.min(stepEntries, Math.floor(cachePages / 4)));
   const packerBins = Math.max(1, options.packerBins ?? DEFAULT_PACKER_BINS);
-  const arena = new Arena(2 * batchBlocks, packerBins);
+  const arena = new Arena(2 * batchBlocks + ingestRows(batchBlocks), packerBins);
   const index = readOnly
     ? createNullIndex()
     : await chosenIndex(options, { device, labels, path, health });

@@ -15,6 +15,7 @@ import type {
   BlockDevice,
   DeviceExtent,
   ExtentOptions,
+  FileRange,
   WriteOptions,
 } from '../device/block-device.ts';
 import { CLEAN, encodeSuperBlock, type SuperBlock } from '../format/super-block.ts';
@@ -114,6 +115,19 @@ export class Volume implements BlockDevice {
     this.#checkWrite(offset, bytes.length);
     await this.#parts.engine.write(offset, bytes);
     await this.#fua(options);
+  }
+
+  async ingest({ fd, from, length, offset, onBlocks, signal }: FileRange): Promise<number> {
+    this.#checkWrite(offset, length);
+    const blocks = await this.#parts.engine.ingest({
+      fd,
+      offset: from,
+      blocks: length / BLOCK_SIZE,
+      lbn: offset / BLOCK_SIZE,
+      onBatch: (lbn, zeros) => onBlocks(lbn * BLOCK_SIZE, zeros),
+      signal,
+    });
+    return blocks * BLOCK_SIZE;
   }
 
   async discard(offset: number, length: number, options: WriteOptions = {}): Promise<void> {

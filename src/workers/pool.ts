@@ -31,10 +31,13 @@ export interface ComputePool {
   compress(rows: Int32Array, count: number): Promise<void> | void;
   /**
    * Begins to read files into rows and to name those, on the workers alone until the caller joins with
-   * `finish`. Other jobs wait for that. With `staging` the bytes of files go to rows from there on, 64 for
-   * each thread, again and again, and only names and zero flags to the rows of each read, 64 at most.
+   * `finish`; other jobs run on the calling thread meanwhile. One at a time. With `staging` the bytes of
+   * files go to rows from there on, 64 for each thread, again and again, and only names and zero flags to
+   * the rows of each read, 64 at most. With `compress` those rows are compressed first.
    */
-  load(reads: readonly FileRead[], staging?: number): Promise<Load>;
+  load(reads: readonly FileRead[], staging?: number, compress?: RowList): Promise<Load>;
+  /** Waits for `work`, and takes part in a load meanwhile, if there is one. */
+  during<T>(work: Promise<T>): Promise<T>;
   /** Ends the workers, after the job at hand. Later jobs run inline. */
   close(): Promise<void>;
 }
@@ -47,6 +50,12 @@ export interface FileRead {
   /** The rest of a last partial row becomes zeros, unless the bytes are there. */
   readonly length: number;
   readonly row: number;
+}
+
+/** The first `count` of `rows`, each named once. */
+export interface RowList {
+  readonly rows: Int32Array;
+  readonly count: number;
 }
 
 export interface Load {
@@ -62,7 +71,6 @@ const HASH_INLINE_ROWS = 192;
 const COMPRESS_INLINE_ROWS = 24;
 /** Rows taken at once: enough to be cheap to share out, few enough that the last ones end together. */
 const HASH_CHUNK_ROWS = 64;
-const COMPRESS_CHUNK_ROWS = 16;
 /** How long the calling thread sleeps for the last chunks of others before its event loop turns. */
 const TAIL_MS = 1;
 const MAX_DEFAULT_WORKERS = 7;
@@ -102,28 +110,39 @@ function findWorker(): URL | null {
   return urls.find((url) => existsSync(url)) ?? null;
 }
 
-/** Reads that one job can have. */
-export function maxReads(arena: Arena): number {
-  return Math.floor(arena.rowList.length / protocol.LOAD_WORDS);
+/** Reads that one job can have beside `places` rows to be compressed. */
+export function maxReads(arena: Arena, places = 0): number {
+  return Math.floor((arena.rowList.length - places) / protocol.LOAD_WORDS);
 }
 
-/** Puts the reads into the arena's row list. */
-function listReads(arena: Arena, reads: readonly FileRead[], staging: number): void {
-  const { rowList } = arena;
-  Atomics.store(arena.control, protocol.STAGING, staging);
-  assert(reads.length * protocol.LOAD_WORDS <= rowList.length, 'reads of one job');
+/** Puts rows to be compressed and reads into the arena's row list; returns the number of chunks. */
+function listLoad(
+  arena: Arena,
+  reads: readonly FileRead[],
+  staging: number,
+  { rows, count }: RowList,
+): number {
+  const { rowList, control } = arena;
+  assert(count + reads.length * protocol.LOAD_WORDS <= rowList.length, 'reads of one job');
+  Atomics.store(control, protocol.STAGING, staging);
+  Atomics.store(control, protocol.PLACES, count);
+  rowList.set(rows.subarray(0, count));
   reads.forEach(({ fd, offset, length, row }, i) => {
     const words = [fd, length, Math.floor(offset / 2 ** 32), offset | 0, row];
-    rowList.set(words, i * protocol.LOAD_WORDS);
+    rowList.set(words, count + i * protocol.LOAD_WORDS);
   });
+  return protocol.compressChunks(count) + reads.length;
 }
 
 /** The reads that brought fewer bytes than they were asked for. */
-function shortReads({ rowList }: Arena, reads: readonly FileRead[]): number[] {
+function shortReads({ rowList, control }: Arena, reads: readonly FileRead[]): number[] {
+  const places = Atomics.load(control, protocol.PLACES);
   return reads.flatMap(({ length }, i) =>
-    rowList[i * protocol.LOAD_WORDS + 1] === length ? [] : [i],
+    rowList[places + i * protocol.LOAD_WORDS + 1] === length ? [] : [i],
   );
 }
+
+const NO_ROWS: RowList = { rows: new Int32Array(0), count: 0 };
 
 class InlinePool implements ComputePool {
   readonly workers = 0;
@@ -143,12 +162,16 @@ class InlinePool implements ComputePool {
     compressInline(this.#arena, this.kernels, rows, count);
   }
 
-  load(reads: readonly FileRead[], staging = -1): Promise<Load> {
-    listReads(this.#arena, reads, staging);
+  load(reads: readonly FileRead[], staging = -1, compress = NO_ROWS): Promise<Load> {
+    const chunks = listLoad(this.#arena, reads, staging, compress);
     const share = { arena: this.#arena, kernels: this.kernels, thread: 0 };
-    reads.forEach((_, i) => protocol.loadRows(share, i));
+    for (let i = 0; i < chunks; i++) protocol.loadChunk(share, i);
     const short = shortReads(this.#arena, reads);
     return Promise.resolve({ finish: () => Promise.resolve(short) });
+  }
+
+  during<T>(work: Promise<T>): Promise<T> {
+    return work;
   }
 
   close(): Promise<void> {
@@ -156,10 +179,12 @@ class InlinePool implements ComputePool {
   }
 }
 
+/** Compresses on the calling thread. Uses the last places of the row list: a load may use the first. */
 function compressInline(arena: Arena, kernels: Kernels, rows: Int32Array, count: number): void {
   assert(count >= 0 && count <= rows.length && count <= arena.rows, 'rows to compress');
-  arena.rowList.set(rows.subarray(0, count));
-  kernels.compress(0, count);
+  const first = arena.rows - count;
+  arena.rowList.set(rows.subarray(0, count), first);
+  kernels.compress(first, arena.rows);
 }
 
 /** One worker as the calling thread sees it. */
@@ -203,13 +228,17 @@ class ThreadPool implements ComputePool {
   readonly #arena: Arena;
   readonly #control: Int32Array;
   #crew: Member[];
+  readonly #share: protocol.Share;
   /** The job before the next one. */
   #last: Promise<void> = Promise.resolve();
+  #isLoading = false;
+  #helpFailure: unknown = null;
 
   constructor(arena: Arena, kernels: Kernels, crew: Member[]) {
     this.#arena = arena;
     this.#control = arena.control;
     this.kernels = kernels;
+    this.#share = { arena, kernels, thread: 0 };
     this.#crew = crew;
   }
 
@@ -219,7 +248,7 @@ class ThreadPool implements ComputePool {
 
   hash(first: number, end: number): Promise<void> | void {
     assert(first >= 0 && first <= end && end <= this.#arena.rows, 'rows to hash');
-    if (end - first < HASH_INLINE_ROWS || this.#crew.length === 0) {
+    if (end - first < HASH_INLINE_ROWS || this.#crew.length === 0 || this.#isLoading) {
       return this.kernels.hash(first, end);
     }
     return this.#queue(() => this.#run(protocol.HASH, first, end, HASH_CHUNK_ROWS));
@@ -228,32 +257,56 @@ class ThreadPool implements ComputePool {
   compress(rows: Int32Array, count: number): Promise<void> | void {
     const { rowList } = this.#arena;
     assert(count >= 0 && count <= rows.length && count <= rowList.length, 'rows to compress');
-    if (this.#crew.length === 0) return compressInline(this.#arena, this.kernels, rows, count);
+    if (this.#crew.length === 0 || this.#isLoading) {
+      return compressInline(this.#arena, this.kernels, rows, count);
+    }
     return this.#queue(() => {
       if (count < COMPRESS_INLINE_ROWS) {
         return compressInline(this.#arena, this.kernels, rows, count);
       }
       rowList.set(rows.subarray(0, count));
-      return this.#run(protocol.COMPRESS, 0, count, COMPRESS_CHUNK_ROWS);
+      return this.#run(protocol.COMPRESS, 0, count, protocol.COMPRESS_CHUNK_ROWS);
     });
   }
 
-  async load(reads: readonly FileRead[], staging = -1): Promise<Load> {
+  async load(reads: readonly FileRead[], staging = -1, compress: RowList = NO_ROWS): Promise<Load> {
     let release = (): void => undefined;
     const before = this.#last;
     this.#last = new Promise((resolve) => (release = resolve));
     await before;
-    listReads(this.#arena, reads, staging);
-    this.#open(protocol.LOAD, 0, reads.length, 1, Math.min(this.#crew.length, reads.length));
+    const chunks = listLoad(this.#arena, reads, staging, compress);
+    this.#isLoading = true;
+    this.#open(protocol.LOAD, 0, chunks, 1, Math.min(this.#crew.length, chunks));
     const finish = async (): Promise<readonly number[]> => {
       try {
-        await this.#join(reads.length);
+        await this.#join(chunks);
         return shortReads(this.#arena, reads);
       } finally {
+        this.#isLoading = false;
         release();
       }
     };
     return { finish };
+  }
+
+  async during<T>(work: Promise<T>): Promise<T> {
+    if (!this.#isLoading) return work;
+    let isWaiting = true;
+    const stop = (): void => void (isWaiting = false);
+    work.then(stop, stop);
+    await protocol.eventLoopTurn();
+    while (isWaiting && this.#isLoading && this.#help()) await protocol.eventLoopTurn();
+    return work;
+  }
+
+  /** Does a chunk of the load at hand; false where none is left. What fails, fails its `finish`. */
+  #help(): boolean {
+    try {
+      return protocol.doChunk(this.#share);
+    } catch (error) {
+      this.#helpFailure ??= error;
+      return false;
+    }
   }
 
   async close(): Promise<void> {
@@ -289,11 +342,14 @@ class ThreadPool implements ComputePool {
 
   /** Takes part in the open job, which ends at `end`, until it is done. */
   async #join(end: number): Promise<void> {
-    let failure: unknown = null;
+    let failure = this.#helpFailure;
+    this.#helpFailure = null;
     try {
-      await protocol.doShare({ arena: this.#arena, kernels: this.kernels, thread: 0 });
+      if (failure === null) await protocol.doShare(this.#share);
     } catch (error) {
       failure = error;
+    }
+    if (failure !== null) {
       // Nobody takes another chunk; those taken are waited for, since the rows are the caller's.
       Atomics.store(this.#control, protocol.NEXT, end);
     }

@@ -21,11 +21,13 @@ export const END = 33;
 export const CHUNK = 34;
 /** For `LOAD`: the first staging row, or −1. */
 export const STAGING = 35;
+/** For `LOAD`: how many places of the row list, in front of the reads, name rows to be compressed. */
+export const PLACES = 36;
 /** Set by a worker that ran into an exception: the job has failed. */
 export const FAILED = 48;
 const FIRST_BUSY = 64;
 
-/** A job over rows, one over places of the arena's row list, and one over reads in that list. */
+/** A job over rows, one over places of the arena's row list, and one over such places and reads behind. */
 export const HASH = 1;
 export const COMPRESS = 2;
 export const LOAD = 3;
@@ -34,6 +36,8 @@ export const LOAD = 3;
  * word, first row. When it is done, the second word says how many bytes came.
  */
 export const LOAD_WORDS = 5;
+/** Rows compressed at once: few enough that the last chunks end together. */
+export const COMPRESS_CHUNK_ROWS = 16;
 /** Rows of a read at most, where it is staged: what a core's cache holds. */
 export const STAGING_ROWS = 64;
 
@@ -62,7 +66,7 @@ export const eventLoopTurn = (): Promise<void> => new Promise((resolve) => setIm
  */
 export function loadRows({ arena, kernels, thread }: Share, index: number): void {
   const { rowList, blocks } = arena;
-  const at = index * LOAD_WORDS;
+  const at = Atomics.load(arena.control, PLACES) + index * LOAD_WORDS;
   const fd = rowList[at]!;
   const length = rowList[at + 1]!;
   const offset = rowList[at + 2]! * 2 ** 32 + (rowList[at + 3]! >>> 0);
@@ -92,24 +96,40 @@ export function loadRows({ arena, kernels, thread }: Share, index: number): void
   zero.copyWithin(row, first, first + rows);
 }
 
-/** Works on the open job until no chunk is left, letting the event loop turn now and then. */
-export async function doShare(share: Share): Promise<void> {
+/** Chunks of a `LOAD` that compress; the reads come behind them. */
+export const compressChunks = (places: number): number => Math.ceil(places / COMPRESS_CHUNK_ROWS);
+
+/** Does chunk `index` of a `LOAD`. */
+export function loadChunk(share: Share, index: number): void {
+  const places = Atomics.load(share.arena.control, PLACES);
+  const chunks = compressChunks(places);
+  if (index >= chunks) return loadRows(share, index - chunks);
+  const first = index * COMPRESS_CHUNK_ROWS;
+  share.kernels.compress(first, Math.min(first + COMPRESS_CHUNK_ROWS, places));
+}
+
+/** Takes a chunk of the open job and does it. False where none is left. */
+export function doChunk(share: Share): boolean {
   const { arena, kernels } = share;
   const { control } = arena;
   const job = Atomics.load(control, JOB);
   const end = Atomics.load(control, END);
   const chunk = Atomics.load(control, CHUNK);
+  const first = Atomics.add(control, NEXT, chunk);
+  if (first >= end) return false;
+  const last = Math.min(first + chunk, end);
+  if (job === HASH) kernels.hash(first, last);
+  else if (job === COMPRESS) kernels.compress(first, last);
+  else for (let i = first; i < last; i++) loadChunk(share, i);
+  return true;
+}
+
+/** Works on the open job until no chunk is left, letting the event loop turn now and then. */
+export async function doShare(share: Share): Promise<void> {
   let until = performance.now() + SLICE_MS;
-  for (;;) {
-    const first = Atomics.add(control, NEXT, chunk);
-    if (first >= end) return;
-    const last = Math.min(first + chunk, end);
-    if (job === HASH) kernels.hash(first, last);
-    else if (job === LOAD) for (let i = first; i < last; i++) loadRows(share, i);
-    else kernels.compress(first, last);
-    if (performance.now() > until) {
-      await eventLoopTurn();
-      until = performance.now() + SLICE_MS;
-    }
+  while (doChunk(share)) {
+    if (performance.now() < until) continue;
+    await eventLoopTurn();
+    until = performance.now() + SLICE_MS;
   }
 }

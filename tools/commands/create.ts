@@ -11,7 +11,7 @@ import {
 import { isNbdUri } from '../../src/nbd-client/uri.ts';
 import { formatVolume } from '../../src/volume/format.ts';
 import { indexMemorySetting, indexRegionBlocks } from '../../src/index/uds/index-geometry.ts';
-import { openVolume } from '../../src/volume/open.ts';
+import { openVolume, WIDE_PACKER_BINS } from '../../src/volume/open.ts';
 import type { Arguments, Command } from '../cli/args.ts';
 import { importAll, INDEX_OPTION, indexOptions, reportImport } from '../cli/transfer.ts';
 import { FORMAT_OPTIONS, formatOptionsOf } from './format.ts';
@@ -47,6 +47,7 @@ export const command: Command = {
       const volume = await openVolume(path, {
         ...index,
         compression: !args.flag('no-compression'),
+        packerBins: WIDE_PACKER_BINS,
       });
       let done;
       try {

@@ -1,6 +1,6 @@
 /** `uvdo import`: writes an image into a volume. */
 import { checkDifferent, openImageSource } from '../../src/transfer/image-source.ts';
-import { openVolume } from '../../src/volume/open.ts';
+import { openVolume, WIDE_PACKER_BINS } from '../../src/volume/open.ts';
 import type { Command } from '../cli/args.ts';
 import { importAll, INDEX_OPTION, indexOptions, keptIndex, reportImport } from '../cli/transfer.ts';
 
@@ -28,6 +28,7 @@ export const command: Command = {
       const volume = await openVolume(path, {
         ...index,
         compression: !args.flag('no-compression'),
+        packerBins: WIDE_PACKER_BINS,
       });
       let done;
       try {

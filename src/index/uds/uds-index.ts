@@ -27,7 +27,7 @@ import { writeRecordData, type OpenChapter } from './open-chapter.ts';
 import { SparseCache } from './sparse-cache.ts';
 import { saveVolumeIndex } from './volume-index-save.ts';
 import type { VolumeIndex } from './volume-index.ts';
-import { PUT_NOTHING, PUT_OVERFLOW, PUT_SET, REPLAY_SEARCH } from './zone.ts';
+import { NO_ENTRY, PUT_NOTHING, PUT_OVERFLOW, PUT_SET, REPLAY_SEARCH } from './zone.ts';
 
 /** Names handled at a time. */
 export const MAX_ROWS = 2048;
@@ -72,6 +72,7 @@ export class UdsIndex implements HashIndex {
   #changed: boolean;
   #closed: Promise<void> | null = null;
   readonly #found = volumeIndexRows(MAX_ROWS);
+  readonly #guessed = volumeIndexRows(MAX_ROWS);
   readonly #result = new Uint8Array(MAX_ROWS);
   /** Names that were added to the open chapter, for the volume index. */
   readonly #posts = new ChapterQueries(MAX_ROWS);
@@ -142,6 +143,19 @@ export class UdsIndex implements HashIndex {
       const end = Math.min(count, first + MAX_ROWS);
       if (!this.#begin(names, first, end, advice)) {
         return this.#lookupRest(names, first, count, advice);
+      }
+    }
+  }
+
+  /** What the volume index has an entry for, whether or not the chapter will confirm it. */
+  mayHold(names: Uint8Array, count: number, result: Uint8Array): void {
+    for (let first = 0; first < count; first += MAX_ROWS) {
+      const rows = Math.min(MAX_ROWS, count - first);
+      const from = first * RECORD_NAME_SIZE;
+      const some = names.subarray(from, from + rows * RECORD_NAME_SIZE);
+      this.#volumeIndex.lookup(some, rows, this.#guessed);
+      for (let i = 0; i < rows; i++) {
+        result[first + i] = this.#guessed.entry[i] === NO_ENTRY ? 0 : 1;
       }
     }
   }

@@ -108,6 +108,10 @@ export function blocksEqual(a: usize, b: usize): bool {
   return true;
 }
 
+export function copy(from: usize, to: usize, size: usize): void {
+  memory.copy(to, from, size);
+}
+
 /** Compresses the blocks of rows rowList[first …]; `sizes` gets 0 for those that make no fragment. */
 export function compressRows(
   blocks: usize,

@@ -19,11 +19,6 @@ function newPacker(bins: number): Packer {
   }
   return new Packer(arena, createKernels(arena));
 }
-const { names } = new Arena(ROWS);
-for (let row = 0; row < ROWS; row++) {
-  names.fill(row + 1, row * RECORD_NAME_SIZE, (row + 1) * RECORD_NAME_SIZE);
-}
-
 /** What left a packer: sizes and waiters of each bin's fragments, by slot. */
 interface Left {
   readonly sizes: number[];
@@ -157,14 +152,14 @@ describe('logical blocks that wait', () => {
     const fragment = bench.add(1000, 7, 3);
     expect(bench.packer.findLbn(7)).toBe(fragment);
     expect(bench.packer.findLbn(8)).toBe(-1);
-    expect(bench.packer.findName(names, 3 * RECORD_NAME_SIZE)).toBe(fragment);
-    expect(bench.packer.findName(names, 4 * RECORD_NAME_SIZE)).toBe(-1);
+    expect(bench.packer.findName(3)).toBe(fragment);
+    expect(bench.packer.findName(4)).toBe(-1);
     expect(bench.packer.join(fragment, 8)).toBe(true);
     expect(bench.packer.findLbn(8)).toBe(fragment);
     expect(bench.packer.waiterCount).toBe(2);
-    const name = Buffer.alloc(RECORD_NAME_SIZE);
-    bench.packer.copyName(fragment, name, 0);
-    expect(name).toEqual(Buffer.alloc(RECORD_NAME_SIZE, 4));
+    const name = new Uint32Array(6);
+    bench.packer.copyName(fragment, name, 1);
+    expect([...name]).toEqual([0, ...new Array<number>(4).fill(0x04040404), 0]);
   });
 
   test('leave one by one; the last one takes the fragment along', () => {
@@ -177,7 +172,7 @@ describe('logical blocks that wait', () => {
     bench.packer.detach(1);
     bench.packer.detach(1);
     expect(bench.packer.fragmentCount).toBe(1);
-    expect(bench.packer.findName(names, RECORD_NAME_SIZE)).toBe(-1);
+    expect(bench.packer.findName(1)).toBe(-1);
     // Its room is free again: exactly 3560 bytes beside the 500.
     bench.add(3560, 5);
     expect(bench.sizesLeft).toEqual([[500, 3560]]);
@@ -275,7 +270,7 @@ test('what comes in comes out once, whatever the order', () => {
     } else if (what < 0.8) {
       bench.packer.detach(lbn);
       waiting.delete(lbn);
-      const fragment = bench.packer.findName(names, (i % ROWS) * RECORD_NAME_SIZE);
+      const fragment = bench.packer.findName(i % ROWS);
       if (fragment >= 0 && bench.packer.join(fragment, lbn)) waiting.add(lbn);
     } else if (what < 0.9) {
       bench.packer.detachRange(lbn, lbn + 10);

@@ -71,6 +71,20 @@ export function hashIndexContract(
       });
     });
 
+    it('guesses yes for what it knows, and seldom for what it does not, if it guesses at all', async () => {
+      if (index.mayHold === undefined) return;
+      const names = namesOf(3000, 41);
+      await index.update(names, 3000, locationsOf(3000, 42));
+      const before = index.statistics();
+      const result = new Uint8Array(3001).fill(7);
+      index.mayHold(names, 3000, result);
+      expect(result.subarray(0, 3000).every((flag) => flag === 1)).toBe(true);
+      expect(result[3000]).toBe(7);
+      index.mayHold(namesOf(3000, 43), 3000, result);
+      expect(result.subarray(0, 3000).filter((flag) => flag === 1).length).toBeLessThan(100);
+      expect(index.statistics()).toEqual(before);
+    });
+
     it('takes empty batches', async () => {
       await index.lookup(new Uint8Array(0), 0, columns(0));
       await index.update(new Uint8Array(0), 0, columns(0));

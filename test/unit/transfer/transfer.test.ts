@@ -30,6 +30,7 @@ function sourceOf(bytes: Uint8Array, size: number | null = bytes.length): ImageS
   return {
     path: 'memory',
     size,
+    fd: null,
     async *chunks() {
       for (let at = 0; at < bytes.length; at += MiB) yield bytes.subarray(at, at + MiB);
     },
