@@ -32,6 +32,9 @@ const ADDRESS_RANGE = 2 ** 22;
 const LIST_RANGE = ADDRESS_RANGE * NUMBER_RANGE;
 const MAX_LIST_BITS = 65535;
 const NAME_BITS = RECORD_NAME_SIZE * 8;
+/** Work between two turns of others: about two milliseconds. */
+const RECORDS_PER_STEP = 16384;
+const LISTS_PER_STEP = 128;
 const PAGE_BITS = CHAPTER_PAGE_SIZE * 8;
 
 const numberOf = (key: number): number => key % NUMBER_RANGE;
@@ -60,7 +63,22 @@ export function buildChapterIndex(
   nonce: Uint8Array,
   contents: ChapterContents,
 ): ChapterIndexPages {
-  return new Builder(geometry, nonce, contents).build();
+  const steps = chapterIndexSteps(geometry, nonce, contents);
+  for (;;) {
+    const { done, value } = steps.next();
+    if (done === true) return value;
+  }
+}
+
+/** The same in steps of a few milliseconds, for those who have other things to do. */
+export function* chapterIndexSteps(
+  geometry: IndexGeometry,
+  nonce: Uint8Array,
+  contents: ChapterContents,
+): Generator<void, ChapterIndexPages> {
+  const builder = new Builder(geometry, nonce, contents);
+  yield* builder.sortKeys();
+  return yield* builder.build();
 }
 
 class Builder {
@@ -75,7 +93,7 @@ class Builder {
   #discarded = 0;
 
   constructor(geometry: IndexGeometry, nonce: Uint8Array, contents: ChapterContents) {
-    const { chapterLists, chapterListBits, recordsPerChapter } = geometry;
+    const { chapterLists, recordsPerChapter } = geometry;
     assert(contents.count <= recordsPerChapter && recordsPerChapter <= NUMBER_RANGE, 'chapter');
     this.#geometry = geometry;
     this.#nonce = nonce;
@@ -84,23 +102,37 @@ class Builder {
     this.#start = new Uint32Array(chapterLists + 1);
     this.#end = new Uint32Array(chapterLists);
     this.#bits = new Uint32Array(chapterLists);
-    for (let i = 0; i < contents.count; i++) {
-      const at = i * RECORD_SIZE;
-      const list = chapterList(contents.records, at, chapterListBits);
-      const address = chapterAddress(contents.records, at);
-      this.#keys[i] = list * LIST_RANGE + address * NUMBER_RANGE + i;
-      this.#start[list + 1]!++;
+  }
+
+  /** Puts the keys in order: by list first, then each list for itself. */
+  *sortKeys(): Generator<void> {
+    const { chapterLists, chapterListBits } = this.#geometry;
+    const { records, count } = this.#contents;
+    const lists = new Uint16Array(count);
+    for (let i = 0; i < count; i++) {
+      lists[i] = chapterList(records, i * RECORD_SIZE, chapterListBits);
+      this.#start[lists[i]! + 1]!++;
+      if (i % RECORDS_PER_STEP === 0) yield;
     }
-    this.#keys.sort();
     for (let list = 0; list < chapterLists; list++) {
       this.#start[list + 1]! += this.#start[list]!;
-      this.#end[list] = this.#start[list + 1]!;
+      this.#end[list] = this.#start[list]!;
+    }
+    for (let i = 0; i < count; i++) {
+      const list = lists[i]!;
+      const address = chapterAddress(records, i * RECORD_SIZE);
+      this.#keys[this.#end[list]!++] = list * LIST_RANGE + address * NUMBER_RANGE + i;
+      if (i % RECORDS_PER_STEP === 0) yield;
+    }
+    for (let list = 0; list < chapterLists; list++) {
+      this.#keys.subarray(this.#start[list]!, this.#end[list]!).sort();
       this.#bits[list] = this.#sizeOf(list);
       if (this.#bits[list]! > MAX_LIST_BITS) this.#shorten(list);
+      if (list % LISTS_PER_STEP === 0) yield;
     }
   }
 
-  build(): ChapterIndexPages {
+  *build(): Generator<void, ChapterIndexPages> {
     const { indexPagesPerChapter, chapterLists } = this.#geometry;
     const pages = new Uint8Array(indexPagesPerChapter * CHAPTER_PAGE_SIZE);
     const lastLists = new Uint16Array(indexPagesPerChapter - 1);
@@ -110,6 +142,7 @@ class Builder {
       const lists = this.#fill(firstList, isLast);
       const page = pages.subarray(number * CHAPTER_PAGE_SIZE, (number + 1) * CHAPTER_PAGE_SIZE);
       this.#encodePage(page, firstList, lists);
+      yield;
       firstList += lists;
       if (!isLast) lastLists[number] = firstList - 1;
     }

@@ -18,7 +18,12 @@ import {
   RECORD_SIZE,
   RECORDS_PER_PAGE,
 } from '../../format/chapter-page.ts';
-import { buildChapterIndex, searchIndexPage } from './chapter-index.ts';
+import {
+  chapterIndexSteps,
+  searchIndexPage,
+  type ChapterContents,
+  type ChapterIndexPages,
+} from './chapter-index.ts';
 import type { IndexPageMap } from './index-page-map.ts';
 import { physicalChapter, type IndexGeometry } from './index-geometry.ts';
 import type { IndexRegion } from './index-region.ts';
@@ -134,12 +139,12 @@ export class ChapterStore {
     const slot = physicalChapter(this.#geometry, chapter);
     const { indexPagesPerChapter, pagesPerChapter, recordPagesPerChapter } = this.#geometry;
     const first = slot * pagesPerChapter;
-    const { storage, volumeNonce } = this.#region;
+    const { storage } = this.#region;
     this.#cache.drop(first, first + pagesPerChapter);
     for (let i = count; i < capacity; i++) {
       records.copyWithin(i * RECORD_SIZE, (count - 1) * RECORD_SIZE, count * RECORD_SIZE);
     }
-    const built = buildChapterIndex(this.#geometry, volumeNonce, { chapter, records, count });
+    const built = await this.#buildIndex({ chapter, records, count });
     await storage.write([{ offset: this.#offsetOf(first), bytes: built.pages }]);
     for (let page = 0; page < recordPagesPerChapter; page += WRITE_PAGES) {
       const pages = Math.min(WRITE_PAGES, recordPagesPerChapter - page);
@@ -153,6 +158,15 @@ export class ChapterStore {
     for (let page = 0; page < indexPagesPerChapter; page++) {
       const at = page * CHAPTER_PAGE_SIZE;
       this.#cache.put(first + page, built.pages.subarray(at, at + CHAPTER_PAGE_SIZE));
+    }
+  }
+
+  async #buildIndex(contents: ChapterContents): Promise<ChapterIndexPages> {
+    const steps = chapterIndexSteps(this.#geometry, this.#region.volumeNonce, contents);
+    for (;;) {
+      const { done, value } = steps.next();
+      if (done === true) return value;
+      await turn();
     }
   }
 
@@ -235,6 +249,11 @@ export class ChapterStore {
     queries.pbn[row] = recordPbn(page, at);
     queries.state[row] = recordState(page, at);
   }
+}
+
+/** Lets everything else that waits go first. */
+export function turn(): Promise<void> {
+  return new Promise((resolve) => setImmediate(resolve));
 }
 
 function encodeRecordPages(records: Uint8Array, first: number, pages: number): Uint8Array {

@@ -10,7 +10,7 @@
 import { VdoError } from '../../base/errors.ts';
 import { CHAPTER_PAGE_SIZE, RECORD_SIZE, RECORDS_PER_PAGE } from '../../format/chapter-page.ts';
 import { checkIndexPages, pageOffset, type ChapterRange } from './chapter-scan.ts';
-import { ChapterStore, volumeIndexRows } from './chapter-store.ts';
+import { ChapterStore, turn, volumeIndexRows } from './chapter-store.ts';
 import { EntrySettler } from './entry-settler.ts';
 import type { IndexPageMap } from './index-page-map.ts';
 import { physicalChapter } from './index-geometry.ts';
@@ -129,11 +129,6 @@ export class IndexRebuild {
     }
     if (this.#settler.waiting > 0) await this.#settler.settle(chapter);
   }
-}
-
-/** Lets everything else that waits go first. */
-function turn(): Promise<void> {
-  return new Promise((resolve) => setImmediate(resolve));
 }
 
 /** What a rebuild that met damage says. */
