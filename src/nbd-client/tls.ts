@@ -3,6 +3,7 @@
  * authorities without one, or a key that both sides know.
  */
 import fs from 'node:fs';
+import net from 'node:net';
 import { join } from 'node:path';
 import type { ConnectionOptions } from 'node:tls';
 import { VdoError } from '../base/errors.ts';
@@ -17,9 +18,11 @@ const MIN_VERSION = 'TLSv1.2';
 export function tlsOptionsOf({ address, tls, text }: NbdUri): ConnectionOptions {
   if (tls === undefined) throw new VdoError('InvalidArgument', `${text} does not ask for TLS`);
   if (tls.pskFile !== undefined) return pskOptions(tls.pskFile, tls.user);
-  const host = 'path' in address ? 'localhost' : address.host;
+  const host = tls.hostname ?? ('path' in address ? 'localhost' : address.host);
   const options: ConnectionOptions = {
-    servername: tls.hostname ?? host,
+    // What the certificate must say; the server is told only names, as TLS has it.
+    host,
+    ...(net.isIP(host) === 0 ? { servername: host } : {}),
     rejectUnauthorized: tls.verifyPeer,
     minVersion: MIN_VERSION,
   };
