@@ -67,25 +67,36 @@ export class Findings {
   }
 }
 
+/** Blocks of a buffer that is used again and again. */
+const REUSED_BLOCKS = 256;
+
 /** Reads blocks by number; block n lies at n · 4096. What cannot be read is a finding and comes back as `undefined`. */
 export class BlockReader {
   readonly #storage: Storage;
   readonly #findings: Findings;
+  /** Whatever fits is read into this. */
+  readonly #buffer = new Uint8Array(REUSED_BLOCKS * BLOCK_SIZE);
 
   constructor(storage: Storage, findings: Findings) {
     this.#storage = storage;
     this.#findings = findings;
   }
 
-  /** The blocks at `pbns[start]` … `pbns[end − 1]`, with one vector of reads where all goes well. */
+  /**
+   * The blocks at `pbns[start]` … `pbns[end − 1]`, with one vector of reads where all goes well; good until
+   * the next call. They are read into `into`, if that is given.
+   */
   async blocks(
     pbns: readonly number[],
     start = 0,
     end = pbns.length,
+    into?: Uint8Array,
   ): Promise<(Uint8Array | undefined)[]> {
-    const bytes = new Uint8Array((end - start) * BLOCK_SIZE);
+    const size = (end - start) * BLOCK_SIZE;
+    const own = size <= this.#buffer.length ? this.#buffer : new Uint8Array(size);
+    const bytes = into ?? own;
     const images: Uint8Array[] = [];
-    for (let at = 0; at < bytes.length; at += BLOCK_SIZE) {
+    for (let at = 0; at < size; at += BLOCK_SIZE) {
       images.push(bytes.subarray(at, at + BLOCK_SIZE));
     }
     const extents = images.map((image, i) => ({
