@@ -57,7 +57,9 @@ export function parseRequest(form: Form, bytes: Buffer): Request | undefined {
   const flags = bytes.readUInt16BE(4);
   const command = bytes.readUInt16BE(6);
   const length = extended ? readU64(bytes, 24) : bytes.readUInt32BE(24);
-  const follows = extended ? (flags & CommandFlag.payloadLength) !== 0 : command === Command.write;
+  // A write has a payload even without the flag that extended headers want for it: QEMU omits it.
+  const follows =
+    command === Command.write || (extended && (flags & CommandFlag.payloadLength) !== 0);
   return {
     flags,
     command,

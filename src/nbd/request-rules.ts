@@ -66,10 +66,7 @@ export function refusalOf(request: Request, session: Session): Refusal | undefin
     default:
   }
   if (readOnly) return READ_ONLY;
-  if (command === Command.write) {
-    if (session.form === 'extended' && !payloadFlag) return WRONG_FLAGS;
-    if (length > MAX_SERVED_BYTES) return TOO_LONG;
-  }
+  if (command === Command.write && length > MAX_SERVED_BYTES) return TOO_LONG;
   // An offset above 2^53 is Infinity here; below it the sum is exact enough to be seen as larger.
   if (offset + length > device.size) return command === Command.trim ? OUT_OF_RANGE : NO_SPACE;
   if ((flags & CommandFlag.fastZero) !== 0 && !isFast(offset, length)) return NOT_FAST;

@@ -16,8 +16,10 @@
  * more than the copy. But on bytes that a disk must fetch, or while the system throttles writers, a
  * synchronous call stops the one thread that owns all state. Nothing tells the two apart in advance,
  * so each call is timed: one that was slow sends the small calls of the next `COOL_DOWN` times its
- * duration to the thread pool. So at most a tenth of the time is lost on waiting. Large calls go to
- * the pool always, where their copying uses another core.
+ * duration to the thread pool. So at most a tenth of the time is lost on waiting. One slow read
+ * during which the process read nothing from any device has only lost the processor to somebody else:
+ * it changes nothing, unless the next is slow too (not every file system counts what it reads). Large
+ * calls go to the pool always, where their copying uses another core.
  */
 import fs from 'node:fs';
 import { VdoError } from '../base/errors.ts';
@@ -70,6 +72,10 @@ class FileStorage implements Storage {
   readonly #hasName: boolean;
   /** Until when small calls go to the thread pool. */
   readonly #asyncUntilMs = { read: 0, write: 0 };
+  /** Whether the synchronous call before was slow. */
+  #wasSlow = false;
+  /** Of the process, as the system counts: blocks read from devices. */
+  #fsRead = process.resourceUsage().fsRead;
   /** Reads, writes and flushes that have begun and not ended. */
   #operations = 0;
   #whenIdle: (() => void) | undefined;
@@ -219,9 +225,19 @@ class FileStorage implements Storage {
       this.#advance(direction, run, moved);
     }
     const elapsedMs = performance.now() - startMs;
-    if (elapsedMs > SLOW_CALL_MS) {
+    const isSlow = elapsedMs > SLOW_CALL_MS;
+    if (isSlow && (direction === 'write' || this.#wasSlow || this.#hasReadDevice())) {
       this.#asyncUntilMs[direction] = startMs + (1 + COOL_DOWN) * elapsedMs;
     }
+    this.#wasSlow = isSlow;
+  }
+
+  /** Whether the process has read from a device since this was last asked. */
+  #hasReadDevice(): boolean {
+    const { fsRead } = process.resourceUsage();
+    const hasRead = fsRead !== this.#fsRead;
+    this.#fsRead = fsRead;
+    return hasRead;
   }
 
   async #transferAsync(direction: Direction, run: Run): Promise<void> {

@@ -73,6 +73,8 @@ export interface KernelRun {
   readonly share?: string;
   readonly env?: Readonly<Record<string, string>>;
   readonly timeoutSeconds?: number;
+  /** Certificates for disks that are `nbds://` URIs, named as GnuTLS' tools name them. */
+  readonly tls?: string;
   /** Kill the kernel when the script prints CRASH-NOW. */
   readonly crash?: boolean;
   /** QEMU only, with `crash`: unflushed writes are lost. */
@@ -131,7 +133,7 @@ export async function runInKernel(what: KernelRun): Promise<KernelResult> {
     const file = join(LAB, what.engine === 'uml' ? 'uml-vdo' : 'kernel-vdo');
     return await run(file, [...args, script, ...(what.disks ?? [])], {
       timeoutSeconds: limit + 30,
-      env: { UVDO_LAB_CACHE: CACHE },
+      env: { UVDO_LAB_CACHE: CACHE, ...(what.tls === undefined ? {} : { NBD_TLS: what.tls }) },
     });
   } finally {
     rmSync(folder, { recursive: true, force: true });

@@ -3,7 +3,7 @@
  * build than `dist/`.
  */
 import { spawn, type ChildProcess } from 'node:child_process';
-import { existsSync } from 'node:fs';
+import { existsSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath, pathToFileURL } from 'node:url';
 import { run, type CommandResult } from './harness.ts';
@@ -46,33 +46,39 @@ export interface Server {
 }
 
 /**
- * Starts `uvdo serve` on a Unix socket in `folder`, and waits until it listens. One volume is the
+ * Starts `uvdo serve` on a Unix socket in `folder` (or with `--port` among the options, there), and
+ * waits until it listens. One volume is the
  * export `disk`, several have their files' names.
  */
 export async function serve(
   paths: string | readonly string[],
   folder: string,
   options: readonly string[] = [],
+  socket = join(folder, `socket-${Date.now() % 1e6}`),
 ): Promise<Server> {
-  const socket = join(folder, `socket-${Date.now() % 1e6}`);
+  // What a killed server left says nothing.
+  rmSync(socket, { force: true });
   const files = typeof paths === 'string' ? [paths, '--export', 'disk'] : paths;
+  const address = options.includes('--port') ? [] : ['--socket', socket];
   const child = spawn(
     process.execPath,
-    [COMMAND, 'serve', ...files, '--socket', socket, ...options],
-    { stdio: ['ignore', 'ignore', 'pipe'] },
+    [COMMAND, 'serve', ...files, ...address, ...options, '--json'],
+    { stdio: ['ignore', 'pipe', 'pipe'] },
   );
-  let complaints = '';
-  child.stderr?.on('data', (text: Buffer) => (complaints += text.toString()));
+  let [said, complaints] = ['', ''];
+  child.stdout.on('data', (text: Buffer) => (said += text.toString()));
+  child.stderr.on('data', (text: Buffer) => (complaints += text.toString()));
   const ended = endOf(child);
-  for (const end = Date.now() + START_MS; !existsSync(socket);) {
+  for (const end = Date.now() + START_MS; !said.endsWith('}\n');) {
     if (child.exitCode !== null || Date.now() > end) {
       child.kill('SIGKILL');
       throw new Error(`uvdo serve did not start: ${complaints}`);
     }
     await new Promise((resolve) => setTimeout(resolve, 20));
   }
+  const { exports } = JSON.parse(said) as { exports: { uri: string }[] };
   return {
-    uri: `nbd+unix:///disk?socket=${socket}`,
+    uri: exports[0]!.uri,
     socket,
     pid: child.pid!,
     stop: () => {

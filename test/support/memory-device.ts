@@ -13,6 +13,8 @@ import {
 } from '../../src/device/block-device.ts';
 import type { Random } from '../sim/random.ts';
 
+const ZEROS = Buffer.alloc(4096);
+
 export type DeviceCall = 'read' | 'write' | 'discard' | 'writeZeroes' | 'flush';
 
 export class MemoryDevice implements BlockDevice {
@@ -79,7 +81,7 @@ export class MemoryDevice implements BlockDevice {
     for (let at = offset; at < end;) {
       const next = Math.min(end, (Math.floor(at / 4096) + 1) * 4096);
       const block = this.bytes.subarray(Math.floor(at / 4096) * 4096, next);
-      const kind = block.every((byte) => byte === 0) ? 'hole' : 'data';
+      const kind = ZEROS.subarray(0, block.length).equals(block) ? 'hole' : 'data';
       const last = found.at(-1);
       if (last?.kind === kind) last.length += next - at;
       else if (found.length === maxExtents) break;

@@ -22,7 +22,8 @@ const LAST = 2n ** 64n - 1n;
 
 const noise = (length: number, seed: number): Buffer => {
   const random = new Random(seed);
-  return Buffer.from(Array.from({ length }, () => 1 + random.below(255)));
+  const some = Uint8Array.from({ length: Math.min(length, 4001) }, () => 1 + random.below(255));
+  return Buffer.alloc(length, some);
 };
 
 const errnoOf = async (work: Promise<unknown>): Promise<number> =>
@@ -65,8 +66,8 @@ describe.each<Form>(['structured', 'extended'])('with %s replies', (form) => {
     expect(await chunks(16_384, 65_536, NBD.DF)).toEqual([1]);
     expect(into.subarray(50_000 - 16_384).equals(bytes.subarray(0, 65_536 - 33_616))).toBe(true);
     expect(await chunks(0, 0)).toEqual([0]);
-    expect(await errnoOf(client.read(0, 1 << 30, NBD.DF))).toBe(EOVERFLOW);
-    expect(await errnoOf(client.read(0, 1 << 30))).toBe(EINVAL);
+    expect(await errnoOf(client.request(NBD.READ, 0, 1 << 30, NBD.DF))).toBe(EOVERFLOW);
+    expect(await errnoOf(client.request(NBD.READ, 0, 1 << 30))).toBe(EINVAL);
   });
 
   it('tells errors with a number and a text', async () => {
@@ -106,7 +107,7 @@ describe.each<Form>(['structured', 'extended'])('with %s replies', (form) => {
   });
 
   it('answers block status with as many runs as fit, and goes on from there', async () => {
-    const many = new MemoryDevice(80 * MiB);
+    const many = new MemoryDevice(40 * MiB);
     for (let block = 0; block < many.size / 4096; block += 2) many.bytes[block * 4096] = 1;
     const other = new World();
     await other.serve([{ name: '', volume: many }]);
@@ -115,10 +116,11 @@ describe.each<Form>(['structured', 'extended'])('with %s replies', (form) => {
     while (at < many.size) {
       const runs = await asking.status(at, many.size - at);
       expect(runs.length).toBeLessThanOrEqual(8192);
-      for (const [length, flags] of runs) {
-        expect([length, flags]).toEqual([4096, (at / 4096) % 2 === 0 ? 0 : 3]);
-        at += length;
-      }
+      const wrong = runs.findIndex(
+        ([length, flags], i) => length !== 4096 || flags !== ((at / 4096 + i) % 2 === 0 ? 0 : 3),
+      );
+      expect(wrong).toBe(-1);
+      at += runs.length * 4096;
     }
     await other.end();
   });
@@ -188,12 +190,18 @@ describe('with extended headers', () => {
     expect((await client.read(0, 10)).every((byte) => byte === 7)).toBe(true);
   });
 
-  it('consumes a payload that no command wants, and misses the one a write needs', async () => {
+  it('consumes a payload that no command wants, and takes a write without its flag', async () => {
     for (const command of [NBD.READ, NBD.FLUSH, NBD.TRIM, 77]) {
       expect(await errnoOf(client.request(command, 0, 0, 0, Buffer.alloc(50_000)))).toBe(EINVAL);
     }
-    expect(await errnoOf(client.request(NBD.WRITE, 0, 4096))).toBe(EINVAL);
     expect((await client.read(0, 10)).every((byte) => byte === 7)).toBe(true);
+    const line = await world.current.line();
+    await greet(line);
+    await ask(line, NBD.EXTENDED_HEADERS);
+    await ask(line, NBD.GO, infoPayload('disk'));
+    line.send(extendedHeader(NBD.WRITE, 0, 5), Buffer.from('plain'));
+    expect((await line.receive(32)).readUInt16BE(6)).toBe(0);
+    expect((await client.read(0, 5)).toString()).toBe('plain');
   });
 
   it('ends the connection for a payload beyond all sense, and for a compact request', async () => {

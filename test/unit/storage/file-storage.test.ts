@@ -196,10 +196,12 @@ describe('openFileStorage', () => {
       while (performance.now() < endMs);
       return readSync(...args);
     }) as typeof fs.readSync);
+    // The first may only have lost the processor: no device was read.
+    await storage.read([{ offset: 0, bytes: block }]);
     await storage.read([{ offset: 0, bytes: block }]);
     const pooled = vi.spyOn(fs, 'readv');
     await storage.read([{ offset: 4096, bytes: block }]);
-    expect(slow).toHaveBeenCalledTimes(1);
+    expect(slow).toHaveBeenCalledTimes(2);
     expect(pooled).toHaveBeenCalledTimes(1);
     await storage.close();
   });
