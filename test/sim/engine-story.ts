@@ -16,6 +16,7 @@ import { BLOCK, runNow } from '../model/steps.ts';
 import { checkImage, forgetReadOnly, recoverImage, Violation } from './crash-check.ts';
 import { FaultyDisk, PowerLoss, type Faults } from './disk.ts';
 import { checkIndex } from './index-check.ts';
+import { LyingStorage, type Lie } from './lying-storage.ts';
 import { Oracle } from './oracle.ts';
 import { Random } from './random.ts';
 import { expectSameVolume, recoverByUvdo } from './recover-by-uvdo.ts';
@@ -42,6 +43,10 @@ export interface EngineStoryOptions {
   readonly crashesPerOperation?: number;
   /** Share of these that uvdo recovers too, to be compared. */
   readonly compared?: number;
+  /** Many short lives, so that recoveries are most of the story. */
+  readonly shortLives?: boolean;
+  /** A rule that the storage breaks. */
+  readonly lie?: Lie;
 }
 
 /** A crash, and what dm-vdo's recovery made of it. */
@@ -82,6 +87,8 @@ class EngineStory {
   readonly #random: Random;
   readonly #crashes: number;
   readonly #compared: number;
+  readonly #shortLives: boolean;
+  readonly #lie: Lie | undefined;
   /** To be recovered by uvdo once the running life has ended. */
   #waiting: Crash[] = [];
   readonly #oracle = new Oracle();
@@ -94,7 +101,10 @@ class EngineStory {
   #summaryAt = 0;
   #violation: unknown;
 
-  constructor(seed: number, { crashesPerOperation = 1, compared = 0.1 }: EngineStoryOptions) {
+  constructor(seed: number, options: EngineStoryOptions) {
+    const { crashesPerOperation = 0.6, compared = 0.08, shortLives = false, lie } = options;
+    this.#shortLives = shortLives;
+    this.#lie = lie;
     this.#random = new Random(seed);
     this.#crashes = crashesPerOperation;
     this.#compared = compared;
@@ -102,7 +112,7 @@ class EngineStory {
 
   async run(): Promise<void> {
     await this.#format();
-    const lives = this.#random.between(1, 3);
+    const lives = this.#shortLives ? 8 : this.#random.between(1, 3);
     for (let life = 0; life < lives; life++) await this.#live();
   }
 
@@ -182,7 +192,9 @@ class EngineStory {
     });
     let volume: Volume | undefined;
     try {
-      volume = await openVolumeOn(disk, this.#world.options);
+      const lie = this.#lie;
+      const storage = lie === undefined ? disk : new LyingStorage(disk, this.#storage, lie);
+      volume = await openVolumeOn(storage, this.#world.options);
       await this.#work(volume);
       if (random.chance(0.7)) await this.#close(volume, disk);
     } catch (error) {
@@ -259,7 +271,8 @@ class EngineStory {
   async #work(volume: Volume): Promise<void> {
     const random = this.#random;
     let running: Promise<void>[] = [];
-    for (let step = 0; step < this.#world.steps && volume.failure === null; step++) {
+    const steps = Math.min(this.#world.steps, this.#shortLives ? 12 : Infinity);
+    for (let step = 0; step < steps && volume.failure === null; step++) {
       running.push(this.#request(volume).catch((error: unknown) => this.#forgive(volume, error)));
       if (random.chance(this.#world.waitChance)) {
         await Promise.all(running);

@@ -6,14 +6,17 @@ export function seeds(count: number): number[] {
   return wanted ? [Number(wanted)] : Array.from({ length: count }, (_, i) => i + 1);
 }
 
-/** Runs `story` for each seed; a failure carries the command that repeats it. */
+/**
+ * Runs `story` for each seed: `wanted` of them, or those given. A failure carries the command that repeats
+ * it.
+ */
 export async function eachSeed<T>(
   file: string,
-  count: number,
+  wanted: number | readonly number[],
   story: (seed: number) => T | Promise<T>,
 ): Promise<T[]> {
   const results: T[] = [];
-  for (const seed of seeds(count)) {
+  for (const seed of typeof wanted === 'number' ? seeds(wanted) : wanted) {
     try {
       results.push(await story(seed));
     } catch (error) {
