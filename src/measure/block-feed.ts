@@ -11,21 +11,25 @@
  */
 import fs from 'node:fs';
 import { asBuffer } from '../base/bytes.ts';
-import { BLOCK_SIZE } from '../base/constants.ts';
+import { BLOCK_SIZE, MiB } from '../base/constants.ts';
 import { VdoError } from '../base/errors.ts';
+import { openStorage } from '../nbd-client/open-storage.ts';
+import { isNbdUri } from '../nbd-client/uri.ts';
 import type { Arena } from '../kernels/arena.ts';
 import { openFile, wrapError } from '../storage/open-file.ts';
-import type { Storage } from '../storage/storage.ts';
+import type { Extent, Storage } from '../storage/storage.ts';
 import { maxReads, type FileRead } from '../workers/pool.ts';
 import { STAGING_ROWS } from '../workers/protocol.ts';
-import { dataRanges, type Range } from './holes.ts';
-import { isUri, type ReportProblem, type SourceFile } from './source-files.ts';
+import { dataRanges, storageRanges, type Range } from './holes.ts';
+import type { ReportProblem, SourceFile } from './source-files.ts';
 import { StreamReader } from './stream-reader.ts';
 
 /** Rows of one read: small enough to be in a core's cache when its blocks are named. */
 const READ_ROWS = STAGING_ROWS;
 /** Smaller files are read at once: handing them over costs more. */
 const SMALL_FILE_BYTES = 64 * 1024;
+/** Bytes of one request to a server. */
+const REQUEST_BYTES = MiB;
 
 /** Rows of one file, one after another. */
 export interface Part {
@@ -53,7 +57,7 @@ export interface Batch {
   readonly readers: { readonly cursor: Cursor; readonly part: Part }[];
 }
 
-/** Opens what a URI names, as a storage to be read. */
+/** Opens what a URI names, as a storage to be read: for tests. */
 export type OpenUri = (uri: string) => Promise<Storage>;
 
 export interface FeedOptions {
@@ -163,9 +167,10 @@ export class BlockFeed {
       await stream.skip(offset);
       return { ...base, from: { kind: 'stream', stream }, size: Infinity, ranges: [] };
     }
-    if (isUri(path)) {
-      const storage = await this.#openUri(path);
-      const ranges = [{ start: 0, end: storage.size }];
+    if (isNbdUri(path)) {
+      const open = this.#options.openUri ?? openToReadOnly;
+      const storage = await open(path);
+      const ranges = await storageRanges(storage);
       return { ...base, from: { kind: 'storage', storage }, size: storage.size, ranges };
     }
     const { fd, size } = await openToRead(file);
@@ -176,11 +181,6 @@ export class BlockFeed {
       size,
       ranges: known ?? [{ start: 0, end: size }],
     };
-  }
-
-  #openUri(path: string): Promise<Storage> {
-    if (this.#options.openUri !== undefined) return this.#options.openUri(path);
-    throw new VdoError('InvalidArgument', `${path}: NBD sources are not available in this version`);
   }
 
   /** Takes rows of one file into the batch, in one part. */
@@ -243,7 +243,7 @@ export class BlockFeed {
     const bytes = this.#blocks.subarray(at, at + length);
     const read = { fd: -1, offset, length: blocks * BLOCK_SIZE, row };
     try {
-      if (from.kind === 'storage') await from.storage.read([{ offset, bytes }]);
+      if (from.kind === 'storage') await from.storage.read(requests(offset, bytes));
       else if (from.kind === 'file') readFully(from.fd, bytes, offset);
     } catch (error) {
       this.#fail(cursor, part, read, () => {
@@ -313,6 +313,15 @@ export class BlockFeed {
   }
 }
 
+/** A long read as several, which are under way together. */
+function requests(offset: number, bytes: Uint8Array): Extent[] {
+  const extents: Extent[] = [];
+  for (let at = 0; at < bytes.length; at += REQUEST_BYTES) {
+    extents.push({ offset: offset + at, bytes: bytes.subarray(at, at + REQUEST_BYTES) });
+  }
+  return extents;
+}
+
 /** Rows whose bytes are there are named along with those before, if they are neighbours. */
 function addNaming(batch: Batch, reader: Batch['readers'][number], read: FileRead): void {
   const last = batch.reads.at(-1);
@@ -326,6 +335,10 @@ function addNaming(batch: Batch, reader: Batch['readers'][number], read: FileRea
     batch.reads.push({ ...read, length, row: read.row + done / BLOCK_SIZE });
     batch.readers.push(reader);
   }
+}
+
+function openToReadOnly(uri: string): Promise<Storage> {
+  return openStorage(uri, { readOnly: true });
 }
 
 /** Opens a plain file or block device. */

@@ -4,10 +4,14 @@
  * file system does not tell, the file is read whole: holes are zeros.
  */
 import { execFile } from 'node:child_process';
-import { BLOCK_SIZE, MiB } from '../base/constants.ts';
+import { BLOCK_SIZE, GiB, MiB } from '../base/constants.ts';
+import { isSparse } from '../storage/sparse-storage.ts';
+import type { Storage } from '../storage/storage.ts';
 
 /** Holes of less than this together are read faster than they are asked for. */
 const WORTHWHILE_BYTES = 16 * MiB;
+/** Range whose kinds a server is asked for at once. */
+const WINDOW_BYTES = GiB;
 const TIMEOUT_MS = 30_000;
 const MAX_OUTPUT_BYTES = 64 * MiB;
 
@@ -48,6 +52,20 @@ export async function dataRanges(
     );
   });
   return text === null ? null : parse(text, size);
+}
+
+/** The same for what a URI names: its server tells, or all of it may be data. */
+export async function storageRanges(storage: Storage): Promise<readonly Range[]> {
+  const { size } = storage;
+  if (!isSparse(storage)) return [{ start: 0, end: size }];
+  const lines: string[] = [];
+  for (let at = 0; at < size; at += WINDOW_BYTES) {
+    const extents = await storage.extents(at, Math.min(WINDOW_BYTES, size - at));
+    for (const { offset, length, kind } of extents) {
+      if (kind === 'data') lines.push(`${offset} ${offset + length}`);
+    }
+  }
+  return parse(lines.join('\n'), size) ?? [{ start: 0, end: size }];
 }
 
 /** The ranges, widened to blocks and joined; null for anything that is not in order. */

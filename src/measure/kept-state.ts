@@ -4,8 +4,9 @@
  */
 import { resolve } from 'node:path';
 import { VdoError } from '../base/errors.ts';
+import { isNbdUri } from '../nbd-client/uri.ts';
 import { newTally, type Tally } from './counter.ts';
-import { isUri, type ReportProblem, type SourceFile } from './source-files.ts';
+import type { ReportProblem, SourceFile } from './source-files.ts';
 import type { StoredState } from './stored-model.ts';
 
 /** How far an interrupted run came. */
@@ -94,7 +95,7 @@ function planFor(paths: readonly string[], kept: KeptState | null, isKept: boole
   const done = [...(kept?.done ?? [])];
   const pending: { path: string; index: number }[] = [];
   for (const path of paths) {
-    const name = isKept && path !== '-' && !isUri(path) ? resolve(path) : path;
+    const name = isKept && path !== '-' && !isNbdUri(path) ? resolve(path) : path;
     let index = isKept ? tallies.findIndex((tally) => tally.path === name) : -1;
     if (index >= 0 && (done[index] === true || pending.some((one) => one.index === index)))
       continue;

@@ -1,6 +1,6 @@
 /**
- * The files that sources consist of. A source is a file, a block device, `-` for standard input, a URI
- * that a plugged-in opener knows, or a folder: every plain file below it, in order of name.
+ * The files that sources consist of. A source is a file, a block device, `-` for standard input, the
+ * NBD URI of an export, or a folder: every plain file below it, in order of name.
  *
  * - Symbolic links are followed where the user names them, never inside a folder; of several hard links
  *   inside folders the first is measured. So no content is counted twice by way of links.
@@ -10,6 +10,7 @@
 import fs from 'node:fs';
 import { join } from 'node:path';
 import { VdoError } from '../base/errors.ts';
+import { isNbdUri } from '../nbd-client/uri.ts';
 import { wrapError } from '../storage/open-file.ts';
 
 export interface SourceFile {
@@ -30,13 +31,6 @@ export interface Survey {
   readonly bytes: readonly (number | null)[];
 }
 
-const URI = /^nbd(s|\+unix|s\+unix)?:\/\//;
-
-/** Whether a source is named by a URI instead of a path. */
-export function isUri(path: string): boolean {
-  return URI.test(path);
-}
-
 /** The files of all sources, source by source. Unreadable ones are reported. */
 export function* sourceFiles(
   sources: readonly string[],
@@ -44,7 +38,7 @@ export function* sourceFiles(
 ): Generator<SourceFile> {
   const links = new Set<string>();
   for (const [source, path] of sources.entries()) {
-    if (path === '-' || isUri(path)) {
+    if (path === '-' || isNbdUri(path)) {
       yield { source, path, allocatedBytes: Infinity, isInFolder: false };
       continue;
     }
@@ -102,7 +96,9 @@ function* folderFiles(
 
 /** Bytes to come, for progress: a walk that reads no file. Problems are left to the real one. */
 export function survey(sources: readonly string[]): Survey {
-  const bytes: (number | null)[] = sources.map((path) => (path === '-' || isUri(path) ? null : 0));
+  const bytes: (number | null)[] = sources.map((path) =>
+    path === '-' || isNbdUri(path) ? null : 0,
+  );
   for (const { source, path } of sourceFiles(sources, () => undefined)) {
     if (bytes[source] === null) continue;
     const stats = fs.statSync(path, { throwIfNoEntry: false });

@@ -3,10 +3,12 @@ import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
-import { BLOCK_SIZE } from '../../../src/base/constants.ts';
+import { BLOCK_SIZE, MiB } from '../../../src/base/constants.ts';
 import { measure, type MeasureProgress } from '../../../src/measure/measurement.ts';
 import { SharedMatrix, SourceSets } from '../../../src/measure/source-sets.ts';
+import { serve } from '../../../src/nbd/server.ts';
 import { MemoryStorage } from '../../../src/storage/memory-storage.ts';
+import { MemoryDevice } from '../../support/memory-device.ts';
 import { joined, noise, noiseRun, random, squashy } from '../../support/volumes.ts';
 
 let directory: string;
@@ -98,6 +100,24 @@ describe('measure', () => {
     };
     await expect(measure(['-'], { input, signal: abort.signal })).rejects.toThrow('enough');
     expect(isDestroyed).toBe(true);
+  });
+
+  test('reads the export of a server, and only what is in it', async () => {
+    const device = new MemoryDevice(100 * MiB);
+    device.bytes.set(joined(noise(1), noise(1), squashy(2)), 50 * MiB);
+    const server = await serve([{ name: 'disk', volume: device }], { socket: at('socket') });
+    try {
+      const result = await measure([`nbd+unix:///disk?socket=${at('socket')}`]);
+      expect(result).toMatchObject({
+        bytes: 100 * MiB,
+        blocks: 25600,
+        zeroBlocks: 25597,
+        uniqueBlocks: 2,
+        duplicateBlocks: 1,
+      });
+    } finally {
+      await server.close();
+    }
   });
 
   test('reads URIs through whoever opens them', async () => {

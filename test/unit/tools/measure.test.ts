@@ -157,6 +157,20 @@ describe('measure', () => {
     expect(locked.err).toContain('permission denied');
   });
 
+  test('keeps what it measures, and puts what several hosts kept together', async () => {
+    const a = await put('a', joined(noise(1), noise(2)));
+    const b = await put('b', joined(noise(2), noise(3)));
+    await measured(a, '--store', at('one'), '--memory', '64M');
+    const again = await measured(a, b, '--store', at('one'));
+    expect(again).toMatchObject({ files: 2, blocks: 4, uniqueBlocks: 3, duplicateBlocks: 1 });
+    await measured(b, '--store', at('two'));
+    const merged = await measured('--merge', at('one'), at('two'));
+    expect(merged).toMatchObject({ files: 3, blocks: 6, uniqueBlocks: 3, storedBlocks: 3 });
+    const { status, err } = await uvdo('measure', '--merge', at('one'), '--sample', '1/2');
+    expect(status).toBe(2);
+    expect(err).toContain('--merge and --sample exclude each other');
+  });
+
   test('refuses what makes no sense', async () => {
     const good = await put('good', noise(1));
     for (const [option, text] of [
@@ -167,9 +181,9 @@ describe('measure', () => {
       expect(status).toBe(2);
       expect(err).toMatch(text);
     }
-    const nbd = await uvdo('measure', 'nbd://localhost/x');
+    const nbd = await uvdo('measure', 'nbd+unix:///x?socket=/nowhere');
     expect(nbd.status).toBe(1);
-    expect(nbd.err).toContain('NBD sources are not available');
+    expect(nbd.err).toContain('/nowhere');
   });
 
   test('of nothing at all gives numbers', async () => {
