@@ -175,7 +175,7 @@ export class Link {
           request.owner.ended(request, this.#lost);
           continue;
         }
-        if (this.#log.isFull(this.#changing + request.payload)) {
+        if (this.#log.isFull(this.#changing, request.payload)) {
           if (this.#flushing === undefined) this.#startFlush().catch(() => undefined);
           break;
         }

@@ -57,9 +57,13 @@ export class ReplayLog {
     return this.#bytes;
   }
 
-  /** Whether `more` bytes would exceed the limit; never of an empty log. */
-  isFull(more: number): boolean {
-    return this.#bytes > 0 && this.#bytes + more > this.#limitBytes;
+  /**
+   * Whether a change of `more` bytes would exceed the limit, beside `changing` bytes that are on their
+   * way. Never while there is nothing else.
+   */
+  isFull(changing: number, more: number): boolean {
+    const held = this.#bytes + changing;
+    return held > 0 && held + more > this.#limitBytes;
   }
 
   /** Copies a completed write. */

@@ -44,16 +44,16 @@ it('replays what a flush has not covered, as it was, in order, through chunks th
 
 it('is full before it exceeds its limit, and never while it is empty', () => {
   const log = new ReplayLog(MiB);
-  expect(log.isFull(8 * MiB)).toBe(false);
+  expect(log.isFull(0, 8 * MiB)).toBe(false);
   log.addWrite(0, [new Uint8Array(MiB / 2)]);
-  expect(log.isFull(MiB / 4)).toBe(false);
-  expect(log.isFull(MiB / 2)).toBe(true);
+  expect(log.isFull(0, MiB / 4)).toBe(false);
+  expect(log.isFull(0, MiB / 2)).toBe(true);
   log.touch();
   log.forget(1);
   expect([log.bytes, log.isClean]).toEqual([0, false]);
   // Changes without bytes are bounded, too.
   let count = 0;
-  for (; !log.isFull(0); count++) log.addZeros(0, 4096);
+  for (; !log.isFull(0, 0); count++) log.addZeros(0, 4096);
   expect(count).toBeLessThan(20_000);
 });
 
