@@ -8,9 +8,10 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { BLOCK_SIZE, GiB, MiB } from '../src/base/constants.ts';
 import { formatVolume } from '../src/volume/format.ts';
-import { openVolume } from '../src/volume/open.ts';
+import { openVolume, type OpenOptions } from '../src/volume/open.ts';
 import type { Volume } from '../src/volume/volume.ts';
-import { compressibleFill, Random, randomFill } from './data.ts';
+import { compressibleFill, Random, randomFill, textFill } from './data.ts';
+import type { ProfiledRun } from './profile.ts';
 import { percentile, type Row } from './table.ts';
 
 export interface EngineOptions {
@@ -90,8 +91,9 @@ class BlockPool {
 }
 
 async function withVolume<T>(
-  options: EngineOptions,
+  options: Pick<EngineOptions, 'bytes' | 'directory'>,
   body: (volume: Volume) => Promise<T>,
+  open: OpenOptions = {},
 ): Promise<T> {
   const directory = mkdtempSync(join(options.directory ?? tmpdir(), 'uvdo-bench-'));
   try {
@@ -99,7 +101,7 @@ async function withVolume<T>(
     // Room for all runs of one volume, none of them saving anything.
     const size = 4 * GiB + 4 * options.bytes;
     await formatVolume(path, { size, logicalSize: size, noIndex: true });
-    const volume = await openVolume(path, { index: 'memory', compression: true });
+    const volume = await openVolume(path, { index: 'memory', compression: true, ...open });
     try {
       return await body(volume);
     } finally {
@@ -215,4 +217,53 @@ export async function engineRows(options: EngineOptions): Promise<Row[]> {
     ...(await sequential(longer, { what: 'zeros, 4 times as much', pool: zeros, step: 0 })),
   );
   return rows;
+}
+
+type Fill = (bytes: Uint8Array, seed: number) => void;
+
+/** A mebibyte of text, again and again: to make text takes long, and stamps tell the blocks apart. */
+function repeatedText(bytes: Uint8Array, seed: number): void {
+  textFill(bytes.subarray(0, MiB), seed);
+  for (let at = MiB; at < bytes.length; at += MiB) bytes.copyWithin(at, 0, MiB);
+}
+
+/** The sequential runs for the profile, all on one thread; what is to be duplicated is there before. */
+export function runsToProfile(options: Pick<EngineOptions, 'bytes' | 'directory'>): ProfiledRun[] {
+  const { bytes } = options;
+  let pool: BlockPool;
+  const run = (name: string, fill: Fill, step: number): ProfiledRun => ({
+    name,
+    bytes,
+    with: (body) =>
+      withVolume(
+        options,
+        async (volume) => {
+          pool = new BlockPool(fill);
+          // What is duplicated later; also warms up: what is measured is not the compiler.
+          for (let i = 0; i < POOL_MIB; i++) await volume.write(bytes + i * MiB, pool.take(i, 0));
+          await volume.flush();
+          await body(volume);
+        },
+        { workers: 0 },
+      ),
+    write: async (volume) => {
+      const count = bytes / MiB;
+      let next = 0;
+      const writer = async (): Promise<void> => {
+        for (let i = next++; i < count; i = next++) {
+          await volume.write(i * MiB, pool.take(i, step));
+        }
+      };
+      await Promise.all(Array.from({ length: WRITE_DEPTH }, writer));
+      await volume.flush();
+    },
+  });
+  return [
+    run('unique 2:1', compressibleFill, 1),
+    run('unique text', repeatedText, 1),
+    run('unique noise', randomFill, 1),
+    run('duplicate noise', randomFill, 0),
+    run('duplicate 2:1', compressibleFill, 0),
+    run('zeros', (all) => all.fill(0), 0),
+  ];
 }

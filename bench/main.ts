@@ -3,17 +3,29 @@
  *
  *     npm run bench -- [--quick] [--kernels | --engine] [--size MIB] [--dir DIRECTORY] [--write]
  *     npm run bench -- --volume-index
+ *     npm run bench -- --profile [--check | --keep] [--size MIB]
  *     npm run bench -- --compare [--records N]
  *
  * `--write` puts the table, commit and machine into docs/PERFORMANCE.md; `--quick` is a smoke test.
+ * `--profile` shows where the time goes, by phase, and checks or keeps the budget (profile.ts).
  * `--volume-index` fills the volume index of 0.25 GB, which takes a minute or two; `--compare`
  * runs all indexes on one stream of names (10 million), which takes minutes. Both only print.
  */
 import { parseArgs } from 'node:util';
 import { MiB } from '../src/base/constants.ts';
 import { compareIndexes } from './compare-indexes.ts';
-import { engineRows, type EngineOptions } from './engine.ts';
+import { engineRows, runsToProfile, type EngineOptions } from './engine.ts';
 import { kernelRows, type KernelOptions } from './kernels.ts';
+import {
+  budgetOf,
+  keepBudget,
+  overBudget,
+  PROFILE_BYTES,
+  profileRuns,
+  profileTable,
+  readBudget,
+  unitMicroseconds,
+} from './profile.ts';
 import { volumeIndexRows } from './volume-index.ts';
 import { machine, tableOf, writeBetweenMarks, type Row } from './table.ts';
 
@@ -27,6 +39,9 @@ function parse() {
         quick: { type: 'boolean', default: false },
         kernels: { type: 'boolean', default: false },
         engine: { type: 'boolean', default: false },
+        profile: { type: 'boolean', default: false },
+        check: { type: 'boolean', default: false },
+        keep: { type: 'boolean', default: false },
         'volume-index': { type: 'boolean', default: false },
         compare: { type: 'boolean', default: false },
         records: { type: 'string', default: '10000000' },
@@ -62,6 +77,19 @@ if (options['volume-index']) {
   const marks = options.quick ? [1] : [64, 256, 512, 1024, 1100];
   console.log([machine(), '', tableOf(await volumeIndexRows(marks))].join('\n'));
   process.exit();
+}
+if (options.profile) {
+  const bytes = Number(options.size === 512 ? PROFILE_BYTES / MiB : options.size) * MiB;
+  const unit = unitMicroseconds();
+  const results = await profileRuns(runsToProfile({ ...engineOptions, bytes }));
+  const text = [machine(), `One unit of work: ${unit.toFixed(1)} µs.`, '', profileTable(results)];
+  console.log(text.join('\n'));
+  if (options.write) writeBetweenMarks('docs/PERFORMANCE.md', text.join('\n'), 'profile');
+  const measured = budgetOf(results, unit);
+  if (options.keep) keepBudget(measured);
+  const over = options.check ? overBudget(readBudget(), measured) : [];
+  for (const line of over) console.error(`over budget: ${line}`);
+  process.exit(over.length === 0 ? 0 : 1);
 }
 const rows: Row[] = [];
 if (!options.engine) rows.push(...(await kernelRows(kernelOptions)));

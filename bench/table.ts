@@ -72,9 +72,15 @@ function commit(): string {
 }
 
 /** Puts `text` between the marks of `name` in `path`, or at its end; begins the file if need be. */
-export function writeBetweenMarks(path: string, text: string, name = 'bench'): void {
-  const script = name === 'bench' ? 'bench' : `bench:${name}`;
-  const first = `<!-- ${name}: begin, written by \`npm run ${script} -- --write\` -->`;
+export function writeBetweenMarks(
+  path: string,
+  text: string,
+  name: 'bench' | 'peers' | 'profile' = 'bench',
+): void {
+  const script = { bench: 'bench --', peers: 'bench:peers --', profile: 'bench -- --profile' }[
+    name
+  ];
+  const first = `<!-- ${name}: begin, written by \`npm run ${script} --write\` -->`;
   const last = `<!-- ${name}: end -->`;
   const old = existsSync(path) ? readFileSync(path, 'utf8') : '# Performance\n';
   const section = `${first}\n\n${text}\n\n${last}`;

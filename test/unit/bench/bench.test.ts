@@ -4,6 +4,8 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { compressibleFill, programFill, randomFill, textFill } from '../../../bench/data.ts';
+import { runsToProfile } from '../../../bench/engine.ts';
+import { overBudget, phaseOf, profiled, readBudget } from '../../../bench/profile.ts';
 import { machine, percentile, tableOf, writeBetweenMarks } from '../../../bench/table.ts';
 import { compressBlock } from '../../../src/kernels/lz4.ts';
 import { murmur3 } from '../../../src/kernels/murmur3.ts';
@@ -92,5 +94,44 @@ describe('the table', () => {
     } finally {
       rmSync(directory, { recursive: true });
     }
+  });
+});
+
+describe('the profile', () => {
+  it('knows the phase of a function', () => {
+    expect(phaseOf('kernels/hashTwo', 'wasm://wasm/0')).toBe('hash');
+    expect(phaseOf('lz4/compress', 'wasm://wasm/0')).toBe('compress');
+    expect(phaseOf('lz4/decompress', 'wasm://wasm/0')).toBe('verify');
+    expect(phaseOf('#choose', 'file:///x/dist/src/data-path/packer.js')).toBe('pack');
+    expect(phaseOf('appendData', 'file:///x/dist/src/recovery-journal/recovery-journal.js')).toBe(
+      'journal',
+    );
+    expect(phaseOf('(garbage collector)', '')).toBe('GC');
+    expect(phaseOf('unknown', '')).toBe('other');
+  });
+
+  it('measures what a run spends, and no phase is lost', async () => {
+    const result = await profiled('hashing', 300, () => {
+      const block = new Uint8Array(4096);
+      const name = new Uint8Array(16);
+      for (let i = 0; i < 3000; i++) murmur3(block, i, name, 0);
+      return Promise.resolve();
+    });
+    const sum = [...result.phases.values()].reduce((a, b) => a + b);
+    expect(result.total).toBeGreaterThan(0);
+    expect(Math.abs(sum - result.total)).toBeLessThan(result.total * 0.01 + 0.01);
+  });
+
+  it('tells what costs over 15 % more than its budget, and lets new runs pass', () => {
+    const budget = { a: 1, b: 2 };
+    expect(overBudget(budget, { a: 1.14, b: 2.2, c: 9 })).toEqual([]);
+    expect(overBudget(budget, { a: 1.2, b: 1 })).toEqual([
+      'a: 1.2 units a block, 20 % over the budget of 1',
+    ]);
+  });
+
+  it('has a budget for every run', () => {
+    const runs = runsToProfile({ bytes: 1 << 20 }).map(({ name }) => name);
+    expect(Object.keys(readBudget()).sort()).toEqual(runs.sort());
   });
 });
