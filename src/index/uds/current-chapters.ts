@@ -106,18 +106,21 @@ export class CurrentChapters {
     this.#oldest += chaptersToExpire(geometry, this.#newest);
     volumeIndex.openChapter(this.#newest);
     const done = this.#write(number, contents).then(
-      () => {
-        this.written++;
-        contents.clear();
-        this.#spare = contents;
+      () => this.#written(contents),
+      (error: unknown) => {
+        this.#writing = null;
+        this.#parts.failed(error);
       },
-      (error: unknown) => this.#parts.failed(error),
     );
-    this.#writing = { number, contents, done: done.then(() => this.#written()) };
+    this.#writing = { number, contents, done };
   }
 
-  #written(): void {
+  /** In one step: as long as the chapter counts as being in memory, its records are there. */
+  #written(contents: OpenChapter): void {
     this.#writing = null;
+    contents.clear();
+    this.#spare = contents;
+    this.written++;
     this.closeIfFull();
   }
 
