@@ -132,9 +132,14 @@ describe('serve', () => {
     await client.write(0, Buffer.alloc(8192, 'some text '));
     out = '';
     await stats.run(new Arguments(stats, [path, '--json']));
-    const answer = JSON.parse(out) as { blocks: { written: number }; server: { clients: number } };
+    const answer = JSON.parse(out) as {
+      blocks: { written: number };
+      server: { pid: number; clients: number };
+    };
     expect(answer.blocks.written).toBe(2);
-    expect(answer.server).toMatchObject({ pid: process.pid, clients: 1 });
+    expect(answer.server.pid).toBe(process.pid);
+    // The probe may not be gone yet.
+    expect(answer.server.clients).toBeGreaterThanOrEqual(1);
     await client.disconnect();
     await running;
     expect(err).toContain('a client of "asked.vdo" left');
