@@ -124,7 +124,7 @@ export class SlabAudit {
     const isScrubbed = entry.dirty && tail !== undefined && !asStored;
     if (isScrubbed) counts = await this.#scrub(slab, counts, stored, tail.sequence);
     const free = this.#compare(slab, counts);
-    if (asStored || (saved && !isScrubbed)) this.#checkHint(slab, entry, free);
+    if (asStored || saved) this.#checkHint(slab, entry, free);
   }
 
   /** The counts once scrubbed; the stored ones where that is impossible. */

@@ -270,7 +270,7 @@ vdo_stop v`,
       });
     });
 
-    it.each(['dirty', 'readonly', 'forced'] as const)('%s: not without attention', async (name) => {
+    it.each(['readonly', 'forced'] as const)('%s: not without attention', async (name) => {
       await withFolder(async (folder) => {
         const { path } = await unpackFixture(name, folder);
         const untouched = join(folder, 'untouched');

@@ -287,6 +287,17 @@ export const DAMAGE: Readonly<Record<string, Damage>> = {
     kinds: ['slab-summary'],
     vdoaudit: 'wrong',
   },
+  'a fullness hint far off, of a slab that will be scrubbed': {
+    forge: (image, random) => {
+      const slab = usedSlab(image, random);
+      if (slab < 0) return false;
+      const { hint } = image.summary(slab);
+      image.setSummary(slab, { hint: hint > 30 ? hint - 9 : hint + 9, dirty: true });
+      return true;
+    },
+    kinds: ['slab-summary'],
+    vdoaudit: 'wrong',
+  },
   'counts that are not to be loaded': {
     forge: (image, random) => {
       const slab = usedSlab(image, random);
