@@ -2,6 +2,7 @@
  * A progress bar with rate and time left, on standard error. Silent where that is no terminal, and
  * with `--quiet`.
  */
+import { BLOCK_SIZE } from '../../src/base/constants.ts';
 import { formatDuration, formatSize } from './sizes.ts';
 
 const BAR_WIDTH = 24;
@@ -104,5 +105,31 @@ export class Progress {
     const text = line.slice(0, Math.max(0, columns - 1));
     this.#stream.write(`\r${text.padEnd(this.#width)}${text === '' ? '\r' : ''}`);
     this.#width = text.length;
+  }
+}
+
+/** One bar after another: a new one with each phase of a long job, which counts in blocks. */
+export class PhaseProgress {
+  readonly #quiet: boolean;
+  #phase: string | undefined;
+  #bar: Progress | undefined;
+
+  constructor(quiet: boolean) {
+    this.#quiet = quiet;
+  }
+
+  /** `done` of `total` blocks of `phase`. */
+  update(phase: string, done: number, total: number): void {
+    if (this.#bar === undefined || phase !== this.#phase) {
+      this.finish();
+      this.#phase = phase;
+      this.#bar = new Progress({ label: phase, total: total * BLOCK_SIZE, quiet: this.#quiet });
+    }
+    this.#bar.update(done * BLOCK_SIZE);
+  }
+
+  /** Leaves the bar's line, also so that something else can be printed. */
+  finish(): void {
+    this.#bar?.finish();
   }
 }

@@ -1,11 +1,10 @@
 /** `uvdo audit`: do block map, counts, summary, journals and compressed blocks agree? Never writes. */
-import { BLOCK_SIZE } from '../../src/base/constants.ts';
-import { auditVolume, type AuditPhase, type AuditReport } from '../../src/inspect/audit.ts';
+import { auditVolume, type AuditReport } from '../../src/inspect/audit.ts';
 import type { Finding } from '../../src/inspect/audit-findings.ts';
 import { lockStorage, openStorage } from '../../src/nbd-client/open-storage.ts';
 import type { Arguments, Command } from '../cli/args.ts';
 import { printJson, printLines } from '../cli/json.ts';
-import { Progress } from '../cli/progress.ts';
+import { PhaseProgress } from '../cli/progress.ts';
 import { pairs } from '../cli/table.ts';
 
 /** Findings printed for people; `--json` has the rest. */
@@ -43,7 +42,7 @@ async function audit(
   args: Arguments,
   storage: Parameters<typeof auditVolume>[0],
 ): Promise<AuditReport> {
-  let bar: { readonly phase: AuditPhase; readonly progress: Progress } | undefined;
+  const progress = new PhaseProgress(args.quiet);
   let shown = 0;
   const { signal } = args;
   try {
@@ -52,20 +51,13 @@ async function audit(
       signal,
       onFinding: (finding) => {
         if (args.json || shown++ >= SHOWN) return;
-        bar?.progress.finish();
+        progress.finish();
         printLines([lineOf(finding)]);
       },
-      onProgress: (phase, done, total) => {
-        if (bar?.phase !== phase) {
-          bar?.progress.finish();
-          const options = { label: phase, total: total * BLOCK_SIZE, quiet: args.quiet };
-          bar = { phase, progress: new Progress(options) };
-        }
-        bar.progress.update(done * BLOCK_SIZE);
-      },
+      onProgress: (phase, done, total) => progress.update(phase, done, total),
     });
   } finally {
-    bar?.progress.finish();
+    progress.finish();
   }
 }
 

@@ -1,11 +1,10 @@
 /** `uvdo rebuild`: brings a read-only volume back, its counts made anew from the block map. */
-import { BLOCK_SIZE } from '../../src/base/constants.ts';
 import { nameOfMapping, type Removal } from '../../src/repair/rebuild-map.ts';
-import type { RebuildPhase, RebuildReport } from '../../src/repair/rebuild.ts';
+import type { RebuildReport } from '../../src/repair/rebuild.ts';
 import { rebuildVolume } from '../../src/volume/rebuild-volume.ts';
 import type { Arguments, Command } from '../cli/args.ts';
 import { printJson, printLines } from '../cli/json.ts';
-import { Progress } from '../cli/progress.ts';
+import { PhaseProgress } from '../cli/progress.ts';
 import { pairs } from '../cli/table.ts';
 
 /** Removals printed for people, and kept for `--json`. */
@@ -32,7 +31,7 @@ export const command: Command = {
 };
 
 async function rebuild(args: Arguments, removals: Removal[]): Promise<RebuildReport> {
-  let bar: { readonly phase: RebuildPhase; readonly progress: Progress } | undefined;
+  const progress = new PhaseProgress(args.quiet);
   let shown = 0;
   try {
     return await rebuildVolume(args.at(0), {
@@ -41,20 +40,13 @@ async function rebuild(args: Arguments, removals: Removal[]): Promise<RebuildRep
       onRemoval: (removal) => {
         if (removals.length < KEPT) removals.push(removal);
         if (args.json || shown++ >= SHOWN) return;
-        bar?.progress.finish();
+        progress.finish();
         printLines([lineOf(removal)]);
       },
-      onProgress: (phase, done, total) => {
-        if (bar?.phase !== phase) {
-          bar?.progress.finish();
-          const options = { label: phase, total: total * BLOCK_SIZE, quiet: args.quiet };
-          bar = { phase, progress: new Progress(options) };
-        }
-        bar.progress.update(done * BLOCK_SIZE);
-      },
+      onProgress: (phase, done, total) => progress.update(phase, done, total),
     });
   } finally {
-    bar?.progress.finish();
+    progress.finish();
   }
 }
 
