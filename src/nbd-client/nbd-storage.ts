@@ -19,6 +19,7 @@ import { Link } from './link.ts';
 import type { Terms } from './negotiate.ts';
 import { Request, type Owner } from './request.ts';
 import { parseNbdUri, type NbdUri } from './uri.ts';
+import { InFlight } from '../storage/in-flight.ts';
 import { WriteGate } from './write-gate.ts';
 
 const MAX_RUN_BYTES = 1 << 20;
@@ -110,8 +111,7 @@ export class NbdStorage implements SparseStorage {
   /** Flags of everything that changes the export. */
   readonly #changeFlags: number;
   readonly #gate = new WriteGate();
-  #operations = 0;
-  #whenIdle: (() => void) | undefined;
+  readonly #operations = new InFlight();
   #closed = false;
 
   constructor(uri: NbdUri, link: Link, readOnly: boolean) {
@@ -134,13 +134,13 @@ export class NbdStorage implements SparseStorage {
 
   async read(extents: readonly Extent[]): Promise<void> {
     this.#check(extents, 'Truncated');
-    await this.#operation(() => this.#read(extents));
+    await this.#operations.run(() => this.#read(extents));
   }
 
   async write(extents: readonly Extent[]): Promise<void> {
     this.#checkWritable();
     this.#check(extents, 'NoSpace');
-    await this.#operation(() =>
+    await this.#operations.run(() =>
       this.#areAligned(extents)
         ? this.#gate.shared(() => this.#transfer(Command.write, extents))
         : this.#gate.alone(() => this.#writeUnaligned(extents)),
@@ -150,7 +150,7 @@ export class NbdStorage implements SparseStorage {
   async flush(): Promise<void> {
     if (this.#closed) throw this.#closedError();
     if (this.readOnly) return;
-    await this.#operation(() => this.#link.flush());
+    await this.#operations.run(() => this.#link.flush());
   }
 
   async extents(offset: number, length: number): Promise<DeviceExtent[]> {
@@ -158,7 +158,7 @@ export class NbdStorage implements SparseStorage {
     if (length === 0) return [];
     if (this.#terms.allocationContext === undefined) return [{ offset, length, kind: 'data' }];
     const found: DeviceExtent[] = [];
-    await this.#operation(async () => {
+    await this.#operations.run(async () => {
       const end = offset + length;
       for (let at = this.#floor(offset); at < end;) {
         const vector = new Vector(1);
@@ -183,7 +183,7 @@ export class NbdStorage implements SparseStorage {
     const end = this.#floor(offset + length);
     if (!this.#terms.canZero || start >= end) return this.#sendZeros(offset, offset + length);
     if (offset < start) await this.#sendZeros(offset, start);
-    await this.#operation(() => this.#gate.shared(() => this.#ranges(Command.writeZeroes, start, end))); // prettier-ignore
+    await this.#operations.run(() => this.#gate.shared(() => this.#ranges(Command.writeZeroes, start, end))); // prettier-ignore
     if (end < offset + length) await this.#sendZeros(end, offset + length);
   }
 
@@ -192,24 +192,17 @@ export class NbdStorage implements SparseStorage {
     this.#check([{ offset, bytes: { length } }], 'NoSpace');
     const [start, end] = [this.#ceil(offset), this.#floor(offset + length)];
     if (!this.#terms.canTrim || start >= end) return;
-    await this.#operation(() => this.#gate.shared(() => this.#ranges(Command.trim, start, end)));
+    await this.#operations.run(() =>
+      this.#gate.shared(() => this.#ranges(Command.trim, start, end)),
+    );
   }
 
   /** Waits for the operations in progress. Does not flush. */
   async close(): Promise<void> {
     if (this.#closed) return;
     this.#closed = true;
-    if (this.#operations > 0) await new Promise<void>((resolve) => (this.#whenIdle = resolve));
+    await this.#operations.idle();
     await this.#link.close();
-  }
-
-  async #operation(work: () => Promise<void>): Promise<void> {
-    this.#operations++;
-    try {
-      await work();
-    } finally {
-      if (--this.#operations === 0) this.#whenIdle?.();
-    }
   }
 
   async #transfer(command: number, extents: readonly Extent[]): Promise<void> {

@@ -25,6 +25,7 @@ import fs from 'node:fs';
 import { VdoError } from '../base/errors.ts';
 import { openFile, wrapError } from './open-file.ts';
 import { runsOf, type Run } from './runs.ts';
+import { InFlight } from './in-flight.ts';
 import type { Extent, Storage } from './storage.ts';
 
 /** Buffers of one call: the system's own limit (IOV_MAX). */
@@ -77,8 +78,7 @@ class FileStorage implements Storage {
   /** Of the process, as the system counts: blocks read from devices. */
   #fsRead = process.resourceUsage().fsRead;
   /** Reads, writes and flushes that have begun and not ended. */
-  #operations = 0;
-  #whenIdle: (() => void) | undefined;
+  readonly #operations = new InFlight();
   #inFlight = 0;
   readonly #waiting: (() => void)[] = [];
   #flushing: Promise<void> | undefined;
@@ -97,13 +97,13 @@ class FileStorage implements Storage {
 
   async read(extents: readonly Extent[]): Promise<void> {
     this.#check(extents, 'Truncated');
-    await this.#operation(() => this.#transfer('read', extents));
+    await this.#operations.run(() => this.#transfer('read', extents));
   }
 
   async write(extents: readonly Extent[]): Promise<void> {
     this.#checkWritable();
     this.#check(extents, 'NoSpace');
-    await this.#operation(() => this.#transfer('write', extents));
+    await this.#operations.run(() => this.#transfer('write', extents));
   }
 
   /** Calls made while one runs share the next: it begins after all of them were made. */
@@ -111,7 +111,7 @@ class FileStorage implements Storage {
     if (this.#closed) throw this.#closedError();
     if (this.#poison !== undefined) throw this.#poison;
     if (this.readOnly) return;
-    await this.#operation(() => {
+    await this.#operations.run(() => {
       if (this.#flushing === undefined) return this.#startFlush();
       const next = (): Promise<void> => this.#startFlush();
       this.#nextFlush ??= this.#flushing.then(next, next);
@@ -123,21 +123,12 @@ class FileStorage implements Storage {
   async close(): Promise<void> {
     if (this.#closed) return;
     this.#closed = true;
-    if (this.#operations > 0) await new Promise<void>((resolve) => (this.#whenIdle = resolve));
+    await this.#operations.idle();
     await new Promise<void>((resolve, reject) => {
       fs.close(this.#fd, (error) =>
         error === null || error === undefined ? resolve() : reject(this.#failure('close', error)),
       );
     });
-  }
-
-  async #operation(work: () => Promise<void>): Promise<void> {
-    this.#operations++;
-    try {
-      await work();
-    } finally {
-      if (--this.#operations === 0) this.#whenIdle?.();
-    }
   }
 
   #startFlush(): Promise<void> {
