@@ -269,6 +269,25 @@ function shrink(h: usize, bit: u32, end: u32, nextEnd: u32, removed: u32, before
   }
 }
 
+/** Keys from the entry before to the one that `endOf` read last. */
+export let distance: u32 = 0;
+
+/** The end of the entry at `bit`; sets `distance`, 0 of a collision entry. */
+export function endOf(base: usize, bit: u32, size: u32): u32 {
+  const word = load<u64>(base + (bit >> 3)) >> (bit & 7);
+  let delta = (<u32>(word >> valueBits)) & ((1 << minBits) - 1);
+  let end = bit + valueBits + minBits;
+  if (delta >= minKeys) {
+    const zeros = longRun(base, end, size);
+    delta += zeros * incrementKeys;
+    end += zeros + 1;
+  } else if (delta == 0 && bit > 0) {
+    end += NAME_BITS;
+  }
+  distance = delta;
+  return end;
+}
+
 /**
  * Walks a list that was just loaded, counts its entries and sets its signposts. False: its last entry
  * does not end where the list does.
@@ -280,18 +299,9 @@ export function examine(h: usize): bool {
   let key: u32 = 0;
   let post: u32 = 1;
   while (bit < size) {
-    const word = load<u64>(base + (bit >> 3)) >> (bit & 7);
-    let delta = (<u32>(word >> valueBits)) & ((1 << minBits) - 1);
-    let end = bit + valueBits + minBits;
-    if (delta >= minKeys) {
-      const zeros = longRun(base, end, size);
-      delta += zeros * incrementKeys;
-      end += zeros + 1;
-    } else if (delta == 0 && bit > 0) {
-      end += NAME_BITS;
-      collisions++;
-    }
-    const now = key + delta;
+    const end = endOf(base, bit, size);
+    if (distance == 0 && bit > 0) collisions++;
+    const now = key + distance;
     if (now >> postShift > 7) return false;
     for (; post <= now >> postShift; post++) setSignpost(h, post, bit, key);
     key = now;

@@ -5,8 +5,8 @@
  * processor idle. Only parts with something to remove are then walked with their keys.
  */
 import {
-  incrementKeys,
-  longRun,
+  distance,
+  endOf,
   minBits,
   minKeys,
   removeAt,
@@ -16,30 +16,10 @@ import {
 } from './delta-lists';
 import { sizeOf, startOf } from './delta-memory';
 
-const NAME_BITS: u32 = 128;
-
 export let purged: f64 = 0;
 
 /** Smallest chapter that stays, counted from the first that does. */
 let least: u32 = 0;
-
-/** The end of the entry at `bit`; sets `distance`. */
-function endOf(base: usize, bit: u32, size: u32): u32 {
-  const word = load<u64>(base + (bit >> 3)) >> (bit & 7);
-  let delta = (<u32>(word >> valueBits)) & ((1 << minBits) - 1);
-  let end = bit + valueBits + minBits;
-  if (delta >= minKeys) {
-    const zeros = longRun(base, end, size);
-    delta += zeros * incrementKeys;
-    end += zeros + 1;
-  } else if (delta == 0 && bit > 0) {
-    end += NAME_BITS;
-  }
-  distance = delta;
-  return end;
-}
-
-let distance: u32 = 0;
 
 /** Whether an entry from `bit` to `end` has to go; `from` is the first chapter that stays. */
 function surveyRest(base: usize, bit: u32, end: u32, from: u32, mask: u32, gone: u32): u32 {
