@@ -50,6 +50,8 @@ export async function uvdoWrites(
 ): Promise<Counts> {
   const { openVolume } = await library();
   const volume = await openVolume(path, { index: own, compression: false });
+  // The kernel leaves slabs to be scrubbed now and then; until they are, advice into them is refused.
+  await volume.scrubbed();
   const bytes = Buffer.alloc(2 * MiB);
   for (const [name, offset] of files) {
     const file = openSync(name, 'r');
