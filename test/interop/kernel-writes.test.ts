@@ -1,6 +1,7 @@
 /**
  * The order in which the kernel makes things durable, as dm-log-writes sees it below a volume (by
- * completion: writes that are under way together change places): the order that recovery relies on, and when pages, slab journals and heads move.
+ * completion: writes that are under way together change places): the order that recovery relies on,
+ * and when pages, slab journals and heads move.
  * docs/TESTING.md, "What we checked on the real kernel".
  */
 import { join } from 'node:path';
