@@ -3,9 +3,10 @@
  * format: the twin that the WebAssembly kernel (wasm/lz4.ts) is tested against, byte for byte, and what
  * takes its place where there is none, at a tenth of the speed. docs/FORMAT.md §4.
  *
- * Compression is greedy: the last place of every four bytes is remembered in a table of 4096; where they
- * occur again, the match is made as long as it goes. The longer nothing is found, the wider the steps: so
- * noise costs little, and needs no test of its own. The format's rules for the end are kept: no match
+ * Compression is greedy: the last place of every five bytes is remembered in a table of 4096; where four of
+ * them occur again, the match is made as long as it goes. By four bytes alone there are a third more matches,
+ * nearly all of four bytes: each saves one byte and costs both sides a mispredicted branch or two. The longer
+ * nothing is found, the wider the steps: so noise costs little, and needs no test of its own. The format's rules for the end are kept: no match
  * begins in the last twelve bytes or reaches into the last five.
  *
  * Both ways, fragments are raw LZ4 blocks, as the kernel's dm-vdo writes and reads them.
@@ -27,7 +28,14 @@ const END_COST = 20;
 
 const table = new Uint16Array(4096);
 
-const placeOf = (word: number): number => Math.imul(word, 0x9e3779b1) >>> 20;
+/** The place in the table of the five bytes at `at`: high bits of their product with 0x9e3779b185ebca87. */
+function placeOf(source: Uint8Array, at: number): number {
+  const word = getU32(source, at);
+  const high = (source[at + 4]! << 24) | (word >>> 8);
+  const carried = Math.floor(((word & 0xff) * 0x85ebca87) / 256);
+  const product = carried + Math.imul(high, 0x85ebca87) + Math.imul(word << 24, 0x9e3779b1);
+  return (product >>> 0) >>> 20;
+}
 
 /** The length in a token is `length`, up to 15; from 15 on bytes follow it. Returns where they end. */
 function putLength(into: Uint8Array, at: number, length: number): number {
@@ -57,8 +65,9 @@ export function compressBlock(source: Uint8Array, into: Uint8Array): number {
   let misses = 1 << SKIP_SHIFT;
   for (let at = 1; at <= LAST_MATCH;) {
     const word = getU32(source, at);
-    let match = table[placeOf(word)]!;
-    table[placeOf(word)] = at;
+    const place = placeOf(source, at);
+    let match = table[place]!;
+    table[place] = at;
     if (getU32(source, match) !== word) {
       at += misses++ >> SKIP_SHIFT;
       continue;
@@ -78,7 +87,7 @@ export function compressBlock(source: Uint8Array, into: Uint8Array): number {
     into[out++] = distance >>> 8;
     out = putLength(into, out, length);
     anchor = at = end;
-    table[placeOf(getU32(source, end - 2))] = end - 2;
+    table[placeOf(source, end - 2)] = end - 2;
   }
   const literals = BLOCK_SIZE - anchor;
   if (out + literals > MAX_FRAGMENT_SIZE - END_COST) return 0;

@@ -29,8 +29,9 @@ const HEADER_SIZE: usize = 36;
 const SIZES_AT: usize = 8;
 const DATA_SIZE: u32 = 4060;
 
-function slotOf(table: usize, word: u32): usize {
-  return table + ((<usize>((word * 0x9e3779b1) >> (32 - HASH_BITS))) << 1);
+/** The place in the table of the first five bytes of `word`. */
+function slotOf(table: usize, word: u64): usize {
+  return table + ((<usize>(((word << 24) * 0x9e3779b185ebca87) >> (64 - HASH_BITS))) << 1);
 }
 
 function putLength(op: usize, rest: usize): usize {
@@ -65,11 +66,11 @@ export function compress(block: usize, out: usize, table: usize): u32 {
     let found = false;
     let misses: u32 = 1 << SKIP_SHIFT;
     while (at <= last) {
-      const word = load<u32>(at);
+      const word = load<u64>(at);
       const slot = slotOf(table, word);
       match = block + <usize>load<u16>(slot);
       store<u16>(slot, <u16>(at - block));
-      if (load<u32>(match) == word) {
+      if (load<u32>(match) == <u32>word) {
         found = true;
         break;
       }
@@ -116,7 +117,7 @@ export function compress(block: usize, out: usize, table: usize): u32 {
     }
     at = end;
     anchor = end;
-    store<u16>(slotOf(table, load<u32>(end - 2)), <u16>(end - 2 - block));
+    store<u16>(slotOf(table, load<u64>(end - 2)), <u16>(end - 2 - block));
   }
   op = putLast(out, op, anchor, block + BLOCK_SIZE - anchor);
   return op == 0 ? 0 : <u32>(op - out);
@@ -174,9 +175,13 @@ export function decompress(source: usize, size: u32, into: usize): bool {
         } while (more == 255);
       }
       if (literals > sourceEnd - ip || literals > end - op) return false;
-      memory.copy(op, ip, literals);
+      const stop = op + literals;
+      if (stop + 16 <= end && ip + literals + 16 <= sourceEnd) {
+        let from = ip;
+        for (; op < stop; op += 16, from += 16) v128.store(op, v128.load(from));
+      } else memory.copy(op, ip, literals);
       ip += literals;
-      op += literals;
+      op = stop;
       if (ip == sourceEnd) return op == end;
     }
     if (ip + 2 > sourceEnd) return false;
