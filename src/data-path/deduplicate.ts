@@ -20,6 +20,7 @@ import {
 } from '../base/constants.ts';
 import { NameTable } from '../base/name-table.ts';
 import { NumberMap } from '../base/number-map.ts';
+import { CHECK_WORDS } from '../kernels/arena.ts';
 import type { Extent } from '../storage/storage.ts';
 import { Fate, type WriteBatch } from './batch.ts';
 import { NamedLocations, type DataPath } from './data-path.ts';
@@ -41,7 +42,6 @@ export class Deduplicator {
   readonly #verify: Buffer;
   // Addresses in the arena.
   readonly #blocksAt: number;
-  readonly #verifyAt: number;
   readonly #expandedAt: number;
 
   constructor(path: DataPath) {
@@ -53,7 +53,6 @@ export class Deduplicator {
     this.#queryRow = new Int32Array(batchBlocks);
     this.#verify = asBuffer(arena.verify);
     this.#blocksAt = arena.blocks.byteOffset;
-    this.#verifyAt = arena.verify.byteOffset;
     this.#expandedAt = arena.expanded.byteOffset;
   }
 
@@ -214,24 +213,31 @@ export class Deduplicator {
   /** Reads what the advice names and shares it where it is equal. */
   async #verifyAdvice(batch: WriteBatch, selected: Int32Array): Promise<void> {
     const { pbn, state } = this.#queries;
-    const place = new Int32Array(selected.length);
-    if (!(await this.#readCandidates(selected, place))) return;
+    const { arena, counters, pool } = this.#path;
+    const { checks } = arena;
+    if (!(await this.#readCandidates(selected))) return;
+    for (let i = 0, at = 0; i < selected.length; i++, at += CHECK_WORDS) {
+      const query = selected[i]!;
+      checks[at] = batch.base + this.#queryRow[query]!;
+      checks[at + 2] = state[query]!;
+    }
+    await pool.verify(selected.length);
     for (let i = 0; i < selected.length; i++) {
       const query = selected[i]!;
-      const row = this.#queryRow[query]!;
-      if (this.#matches(batch.base + row, place[i]!, state[query]!)) {
-        this.#path.counters.adviceValid++;
-        this.#shareStored(batch, row, pbn[query]!, state[query]!);
-      } else this.#path.counters.adviceStale++;
+      if (checks[i * CHECK_WORDS + 2] === 1) {
+        counters.adviceValid++;
+        this.#shareStored(batch, this.#queryRow[query]!, pbn[query]!, state[query]!);
+      } else counters.adviceStale++;
     }
   }
 
   /**
    * Reads the blocks of `selected` (ordered by block) one after another into the verify region, and
-   * sets `place[i]` to where the i-th is. An error means that nothing is shared, no more.
+   * tells the i-th check where its block is. An error means that nothing is shared, no more.
    */
-  async #readCandidates(selected: Int32Array, place: Int32Array): Promise<boolean> {
+  async #readCandidates(selected: Int32Array): Promise<boolean> {
     const { pbn } = this.#queries;
+    const { checks } = this.#path.arena;
     const extents: Extent[] = [];
     let runPbn = 0;
     let runStart = 0;
@@ -253,7 +259,7 @@ export class Deduplicator {
         blocks++;
         before = block;
       }
-      place[i] = blocks - 1;
+      checks[i * CHECK_WORDS + 1] = blocks - 1;
     }
     endRun();
     try {
@@ -288,14 +294,6 @@ export class Deduplicator {
     for (const pbn of this.#revivedHeld) {
       if (this.#claims.get(pbn) === 0) depot.holdAgain(pbn, committer.epoch);
     }
-  }
-
-  #matches(row: number, place: number, state: number): boolean {
-    const block = this.#verifyAt + place * BLOCK_SIZE;
-    if (state === UNCOMPRESSED) return this.#equals(row, block);
-    const { kernels } = this.#path.pool;
-    if (!kernels.expand(block, state - COMPRESSED_BASE, this.#expandedAt)) return false;
-    return this.#equals(row, this.#expandedAt);
   }
 
   /** Whether a row of the arena holds the 4096 bytes at an address. */

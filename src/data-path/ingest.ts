@@ -1,11 +1,13 @@
 /**
  * Writes a long range of a file into the volume, with the pure work done ahead: while the state of one
- * batch is changed, other threads compress the batch behind it and read and name the one behind that.
+ * batch is changed, other threads do what the batches behind it need.
  *
- *     batch n       names → duplicates → store → apply      this thread, one job of the engine
- *     batch n + 1   compress what seems to be new           workers, and this thread while it waits
- *     batch n + 2   read the file into the arena, name      workers
+ *     batch n                  names → duplicates → store → apply    this thread, one job of the engine
+ *     batches n + 1, n + 2     compress what seems to be new         workers, and this thread while
+ *     batches n + 3 … n + 5    read the file into the arena, name    it waits
  *
+ * - Several batches lie between, since they are unlike: one of duplicates is nearly all this thread's
+ *   work, one of new blocks the others'.
  * - What is done ahead is pure: it reads the arena and files and fills the arena. A wrong guess (a
  *   duplicate compressed, a new block not) costs time only; `Writer.run` decides as it does for any batch.
  * - Every batch is one job of the engine's queue: other requests run between.
@@ -13,13 +15,15 @@
  */
 import { NameTable } from '../base/name-table.ts';
 import { BLOCK_MAP_ENTRIES_PER_PAGE, BLOCK_SIZE } from '../base/constants.ts';
-import type { FileRead, Load, RowList } from '../workers/pool.ts';
+import type { Ahead, FileRead, ReadAhead } from '../workers/pool.ts';
 import { makeColumns, WriteBatch, type BatchColumns } from './batch.ts';
 import { NamedLocations, type DataPath } from './data-path.ts';
 import { copyName, NAME_WORDS } from './packer.ts';
 
-/** Batches in the arena at once, behind the engine's own. */
-const BATCHES = 3;
+/** Batches in the arena at once, behind the engine's own: the one written and those in work. */
+const BATCHES = 6;
+/** Those of them whose blocks are named. */
+const NAMED_BATCHES = 3;
 /** Blocks of a batch: its bytes, fragments and duplicates should not leave the caches too early. */
 const BATCH_BLOCKS = 1024;
 const READ_BLOCKS = 64;
@@ -50,13 +54,20 @@ export interface IngestLane {
   free(): number;
 }
 
+/** A batch whose rows are read and named, and the fragments of those that seem new. */
+interface Named {
+  readonly batch: WriteBatch;
+  readonly fragments: Ahead;
+}
+
 export class Ingest {
   readonly #path: DataPath;
   readonly #lane: IngestLane;
   readonly #columns: BatchColumns[];
   readonly #blocks: number;
   readonly #names: NameTable;
-  readonly #ahead: RowList & { count: number };
+  /** Rows that are probably to be stored. */
+  readonly #newRows: Int32Array;
   readonly #newNames: NamedLocations;
   readonly #mayHold: Uint8Array;
 
@@ -70,9 +81,9 @@ export class Ingest {
       makeColumns(path.arena, first + i * blocks, blocks),
     );
     this.#names = new NameTable(path.arena.names);
+    this.#newRows = new Int32Array(blocks);
     this.#newNames = new NamedLocations(blocks);
     this.#mayHold = new Uint8Array(blocks);
-    this.#ahead = { rows: new Int32Array(blocks), count: 0 };
   }
 
   /**
@@ -80,83 +91,71 @@ export class Ingest {
    * the caller's to read and to report. Fails with `NoSpace`, and as batches do.
    */
   async run(source: IngestSource): Promise<number> {
-    const batches = Math.ceil(source.blocks / this.#blocks);
-    let limit = source.blocks;
-    const shorten = (batch: number, reads: readonly number[]): void => {
-      if (reads.length === 0) return;
-      limit = Math.min(limit, batch * this.#blocks + Math.min(...reads) * READ_BLOCKS);
-    };
-    shorten(0, await (await this.#begin(source, 0, null)).finish());
-    let next = this.#batch(source, 0, limit);
-    shorten(1, await (await this.#begin(source, 1, next)).finish());
-    for (let n = 0; n < batches && next.count > 0; n++) {
-      source.signal?.throwIfAborted();
-      const batch = next;
-      next = this.#batch(source, n + 1, limit);
-      const ahead = next;
-      let load: Load | null = null;
-      try {
+    const line = new Line(source, this.#blocks);
+    try {
+      for (let n = 0; n < line.batches && n * this.#blocks < line.limit; n++) {
+        source.signal?.throwIfAborted();
+        let batch!: WriteBatch;
         await this.#lane.step(async () => {
-          load = await this.#begin(source, n + 2, ahead);
+          batch = await this.#next(line, n);
           this.#reserve(batch);
           await this.#lane.write(batch);
         });
-      } finally {
-        const short = await (load as Load | null)?.finish();
-        if (short !== undefined) shorten(n + 2, short);
+        const zeros = batch.arena.zero.subarray(batch.base, batch.base + batch.count);
+        await source.onBatch(source.lbn + n * this.#blocks, zeros);
       }
-      const zeros = batch.arena.zero.subarray(batch.base, batch.base + batch.count);
-      await source.onBatch(source.lbn + n * this.#blocks, zeros);
+    } finally {
+      await line.end();
     }
-    return limit;
+    return line.limit;
   }
 
-  /** Batch `n`, whose rows are read and named. Empty behind the end. */
-  #batch(source: IngestSource, n: number, limit: number): WriteBatch {
-    const batch = new WriteBatch(this.#columns[n % BATCHES]!, false);
-    const first = n * this.#blocks;
-    batch.prepare(source.lbn + first, Math.max(0, Math.min(this.#blocks, limit - first)));
+  /** Batch `n`, which is not empty, ready to be written. Begins what the arena has room for behind it. */
+  async #next(line: Line, n: number): Promise<WriteBatch> {
+    const { pool } = this.#path;
+    while (line.begun < Math.min(line.batches, n + BATCHES)) {
+      const base = this.#columns[line.begun % BATCHES]!.base;
+      line.reading.push(pool.readAhead(line.readsOf(line.begun, base)));
+      line.begun++;
+    }
+    while (line.reading.length > 0 && line.namedEnd < n + NAMED_BATCHES) {
+      line.shorten(await line.reading.shift()!.finish());
+      const batch = line.batch(this.#columns[line.namedEnd % BATCHES]!);
+      const isGuessing = this.#path.compression && batch.count > 0;
+      const count = isGuessing ? this.#guess(batch, line.named) : 0;
+      line.named.push({ batch, fragments: pool.compressAhead(this.#newRows, count) });
+      line.namedEnd++;
+    }
+    const { batch, fragments } = line.named.shift()!;
+    await fragments.finish();
     return batch;
   }
 
-  /** Begins to compress what seems new in `ahead`, and to read batch `n`. */
-  #begin(source: IngestSource, n: number, ahead: WriteBatch | null): Promise<Load> {
-    const reads: FileRead[] = [];
-    const base = this.#columns[n % BATCHES]!.base;
-    const first = n * this.#blocks;
-    const end = Math.min(source.blocks, first + this.#blocks);
-    for (let block = first; block < end; block += READ_BLOCKS) {
-      reads.push({
-        fd: source.fd,
-        offset: source.offset + block * BLOCK_SIZE,
-        length: Math.min(READ_BLOCKS, end - block) * BLOCK_SIZE,
-        row: base + block - first,
-      });
-    }
-    this.#ahead.count = 0;
-    if (ahead !== null && this.#path.compression) this.#guess(ahead);
-    return this.#path.pool.load(reads, -1, this.#ahead);
-  }
-
   /** Lists the rows of a batch that are probably to be stored, for their fragments to be made. */
-  #guess(batch: WriteBatch): void {
+  #guess(batch: WriteBatch, before: readonly Named[]): number {
     const { deduplication, index } = this.#path;
-    const { rows } = this.#ahead;
-    const count = this.#listNew(batch);
+    const rows = this.#newRows;
+    const count = this.#listNew(batch, before);
     this.#mayHold.fill(0, 0, count);
     if (deduplication) index.mayHold?.(this.#newNames.names, count, this.#mayHold);
+    let guessed = 0;
     for (let i = 0; i < count; i++) {
       if (this.#mayHold[i] === 1) continue;
       batch.isCompressed[rows[i]! - batch.base] = 1;
-      rows[this.#ahead.count++] = rows[i]!;
+      rows[guessed++] = rows[i]!;
     }
+    return guessed;
   }
 
-  /** Lists the rows whose content is not in the batch already, nor in the packer, and their names. */
-  #listNew(batch: WriteBatch): number {
+  /**
+   * Lists the rows whose content is not in the batch already, nor in those before it, nor in the packer,
+   * and their names.
+   */
+  #listNew(batch: WriteBatch, before: readonly Named[]): number {
     const { arena, deduplication, packer } = this.#path;
     let count = 0;
     this.#names.clear();
+    if (deduplication) for (const named of before) this.#addNew(named.batch);
     for (let row = 0; row < batch.count; row++) {
       if (batch.isZero[row] === 1) continue;
       const at = batch.base + row;
@@ -165,9 +164,15 @@ export class Ingest {
         this.#names.add(at);
         copyName(arena.nameWords, at * NAME_WORDS, this.#newNames.nameWords, count * NAME_WORDS);
       }
-      this.#ahead.rows[count++] = at;
+      this.#newRows[count++] = at;
     }
     return count;
+  }
+
+  #addNew(batch: WriteBatch): void {
+    for (let row = 0; row < batch.count; row++) {
+      if (batch.isCompressed[row] === 1) this.#names.add(batch.base + row);
+    }
   }
 
   /** Reserves space for the batch; where it is not certain, the batch is deferred. */
@@ -183,5 +188,68 @@ export class Ingest {
     }
     batch.deferred = needed > this.#lane.free();
     batch.reserved = needed;
+  }
+}
+
+/** The batches of a source that are in work, in order. */
+class Line {
+  readonly batches: number;
+  /** Blocks before the end of the file, or before what cannot be read. */
+  limit: number;
+  /** Batches that were begun, and those that were named. */
+  begun = 0;
+  namedEnd = 0;
+  readonly reading: ReadAhead[] = [];
+  readonly named: Named[] = [];
+  readonly #source: IngestSource;
+  readonly #blocks: number;
+
+  /** `blocks`: of a batch. */
+  constructor(source: IngestSource, blocks: number) {
+    this.#source = source;
+    this.#blocks = blocks;
+    this.batches = Math.ceil(source.blocks / blocks);
+    this.limit = source.blocks;
+  }
+
+  /** The reads that fill the rows from `base` on with the blocks of batch `n`. */
+  readsOf(n: number, base: number): FileRead[] {
+    const { fd, offset, blocks } = this.#source;
+    const reads: FileRead[] = [];
+    const first = n * this.#blocks;
+    const end = Math.min(blocks, first + this.#blocks);
+    for (let block = first; block < end; block += READ_BLOCKS) {
+      reads.push({
+        fd,
+        offset: offset + block * BLOCK_SIZE,
+        length: Math.min(READ_BLOCKS, end - block) * BLOCK_SIZE,
+        row: base + block - first,
+      });
+    }
+    return reads;
+  }
+
+  /** Takes note of the reads of the next batch to be named that came short. */
+  shorten(reads: readonly number[]): void {
+    if (reads.length === 0) return;
+    const first = this.namedEnd * this.#blocks;
+    this.limit = Math.min(this.limit, first + Math.min(...reads) * READ_BLOCKS);
+  }
+
+  /** The next batch to be named: empty behind the end. */
+  batch(columns: BatchColumns): WriteBatch {
+    const batch = new WriteBatch(columns, false);
+    const first = this.namedEnd * this.#blocks;
+    batch.prepare(
+      this.#source.lbn + first,
+      Math.max(0, Math.min(this.#blocks, this.limit - first)),
+    );
+    return batch;
+  }
+
+  /** Waits for all that is in work: the rows are free afterwards. Never fails. */
+  async end(): Promise<void> {
+    for (const { fragments } of this.named) await fragments.finish().catch(() => undefined);
+    for (const reads of this.reading) await reads.finish().catch(() => undefined);
   }
 }

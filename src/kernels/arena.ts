@@ -7,11 +7,13 @@
  *
  *     control    4 KiB              words that the pool and its workers share
  *     scratch    16 × 8 KiB         tables of the kernels, one per thread
- *     expanded   4 KiB              a block expanded by the thread that owns the state
- *     rowList    rows × 4           rows of the job at hand
+ *     expanded   16 × 4 KiB         a block expanded, one per thread; the first is that of the state
+ *     rowList    rows × 4           rows that the thread of the state compresses
+ *     tasks      2 × 1024 × 80      what the pool and its workers do (workers/protocol.ts)
  *     names      rows × 16          record names
  *     sizes      rows × 2           sizes of fragments
  *     zero       rows × 1           1 = the block is all zeros
+ *     checks     rows × 12          what is to be compared with what: see `ComputePool.verify`
  *     blocks     rows × 4096        block r at 4096·r, aligned to 4096
  *     fragments  rows × 4096        raw LZ4 blocks
  *     verify     rows × 4096        blocks read back to be compared, or expanded
@@ -31,6 +33,12 @@ const CONTROL_SIZE = 4096;
 /** Threads that can run kernels at once: the caller and its workers. */
 export const MAX_THREADS = 16;
 const SCRATCH_SIZE = 8192;
+/** Rings of tasks, tasks in each, a power of two, and words of one. */
+export const RINGS = 2;
+export const TASKS = 1024;
+export const TASK_WORDS = 20;
+/** Words of a check. */
+export const CHECK_WORDS = 3;
 /** Keeps all offsets below 2^31. */
 const MAX_ROWS = 65536;
 
@@ -42,12 +50,17 @@ export class Arena {
   readonly stagingCount: number;
   readonly memory: WebAssembly.Memory;
   readonly control: Int32Array;
+  /** Rows by place; the tasks lie behind the first `rows` places. */
   readonly rowList: Int32Array;
+  readonly tasks: Int32Array;
+  /** Place in the row list of the first word of `tasks`. */
+  readonly tasksPlace: number;
   readonly blocks: Uint8Array;
   readonly names: Uint8Array;
   /** The same, four words each. */
   readonly nameWords: Uint32Array;
   readonly zero: Uint8Array;
+  readonly checks: Int32Array;
   readonly fragments: Uint8Array;
   /** 0 = the block does not fit in 4059 bytes. */
   readonly fragmentSizes: Uint16Array;
@@ -73,11 +86,12 @@ export class Arena {
     };
     const control = region(CONTROL_SIZE);
     this.#scratch = region(MAX_THREADS * SCRATCH_SIZE);
-    const expanded = region(BLOCK_SIZE);
-    const rowList = region(rows * 4);
+    const expanded = region(MAX_THREADS * BLOCK_SIZE);
+    const rowList = region((rows + RINGS * TASKS * TASK_WORDS) * 4);
     const names = region(rows * RECORD_NAME_SIZE);
     const sizes = region(rows * 2);
     const zero = region(rows);
+    const checks = region(rows * CHECK_WORDS * 4);
     const blocks = region(rows * BLOCK_SIZE);
     const fragments = region(rows * BLOCK_SIZE);
     const verify = region(rows * BLOCK_SIZE);
@@ -94,16 +108,25 @@ export class Arena {
     this.size = buffer.byteLength;
     this.control = new Int32Array(buffer, control, CONTROL_SIZE / 4);
     this.expanded = new Uint8Array(buffer, expanded, BLOCK_SIZE);
-    this.rowList = new Int32Array(buffer, rowList, rows);
+    this.rowList = new Int32Array(buffer, rowList, rows + RINGS * TASKS * TASK_WORDS);
+    this.tasks = this.rowList.subarray(rows);
+    this.tasksPlace = rows;
     this.names = new Uint8Array(buffer, names, rows * RECORD_NAME_SIZE);
     this.nameWords = new Uint32Array(buffer, names, (rows * RECORD_NAME_SIZE) / 4);
     this.fragmentSizes = new Uint16Array(buffer, sizes, rows);
     this.zero = new Uint8Array(buffer, zero, rows);
+    this.checks = new Int32Array(buffer, checks, rows * CHECK_WORDS);
     this.blocks = new Uint8Array(buffer, blocks, rows * BLOCK_SIZE);
     this.fragments = new Uint8Array(buffer, fragments, rows * BLOCK_SIZE);
     this.verify = new Uint8Array(buffer, verify, rows * BLOCK_SIZE);
     this.bins = new Uint8Array(buffer, bins, binCount * BLOCK_SIZE);
     this.staging = new Uint8Array(buffer, staging, this.stagingCount * BLOCK_SIZE);
+  }
+
+  /** Offset in the memory of the block that one thread expands into. */
+  expandedOf(thread: number): number {
+    assert(thread >= 0 && thread < MAX_THREADS, 'thread of an expanded block');
+    return this.expanded.byteOffset + thread * BLOCK_SIZE;
   }
 
   /** Offset in the memory of the kernels' table for one thread. */

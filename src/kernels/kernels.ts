@@ -68,8 +68,8 @@ class Bounds {
   }
 
   places(first: number, end: number): void {
-    this.rows(first, end);
     const { rowList, rows } = this.#arena;
+    assert(first >= 0 && first <= end && end <= rowList.length, 'places of a kernel');
     for (let i = first; i < end; i++) {
       assert(rowList[i]! >= 0 && rowList[i]! < rows, 'row of a kernel');
     }

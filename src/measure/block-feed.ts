@@ -18,7 +18,7 @@ import { isNbdUri } from '../nbd-client/uri.ts';
 import type { Arena } from '../kernels/arena.ts';
 import { openFile, wrapError } from '../storage/open-file.ts';
 import type { Extent, Storage } from '../storage/storage.ts';
-import { maxReads, type FileRead } from '../workers/pool.ts';
+import { MAX_READS, type FileRead } from '../workers/pool.ts';
 import { STAGING_ROWS } from '../workers/protocol.ts';
 import { dataRanges, storageRanges, type Range } from './holes.ts';
 import type { ReportProblem, SourceFile } from './source-files.ts';
@@ -28,6 +28,8 @@ import { StreamReader } from './stream-reader.ts';
 const READ_ROWS = STAGING_ROWS;
 /** Smaller files are read at once: handing them over costs more. */
 const SMALL_FILE_BYTES = 64 * 1024;
+/** Reads of a batch, before one that may become several. */
+const BATCH_READS = MAX_READS / 2;
 /** Bytes of one request to a server. */
 const REQUEST_BYTES = MiB;
 
@@ -88,7 +90,6 @@ interface Cursor {
 export class BlockFeed {
   readonly #blocks: Buffer;
   readonly #rows: number;
-  readonly #maxReads: number;
   readonly #files: Iterator<SourceFile>;
   readonly #options: FeedOptions;
   readonly #open = new Set<Cursor>();
@@ -100,7 +101,6 @@ export class BlockFeed {
   constructor(arena: Arena, rows: number, files: Iterable<SourceFile>, options: FeedOptions) {
     this.#blocks = asBuffer(arena.blocks);
     this.#rows = rows;
-    this.#maxReads = maxReads(arena) - 1;
     this.#files = files[Symbol.iterator]();
     this.#options = options;
   }
@@ -108,7 +108,7 @@ export class BlockFeed {
   /** The next batch, for the rows from `base` on; null at the end. The one before must be settled. */
   async plan(base: number): Promise<Batch | null> {
     const batch: Batch = { base, count: 0, parts: [], reads: [], readers: [] };
-    while (batch.count < this.#rows && batch.reads.length < this.#maxReads) {
+    while (batch.count < this.#rows && batch.reads.length < BATCH_READS) {
       this.#cursor ??= await this.#next();
       const cursor = this.#cursor;
       if (cursor === null) break;
@@ -214,7 +214,7 @@ export class BlockFeed {
         cursor.range++;
         continue;
       }
-      if (batch.count === this.#rows || batch.reads.length >= this.#maxReads) return;
+      if (batch.count === this.#rows || batch.reads.length >= BATCH_READS) return;
       this.#skip(cursor, part, start);
       await this.#take(cursor, batch, part, end);
       if (cursor.hasFailed) return;

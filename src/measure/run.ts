@@ -5,7 +5,7 @@
 import { BLOCK_SIZE } from '../base/constants.ts';
 import { Arena } from '../kernels/arena.ts';
 import { WIDE_PACKER_BINS } from '../volume/open.ts';
-import { createPool, defaultWorkers, type ComputePool, type Load } from '../workers/pool.ts';
+import { createPool, defaultWorkers, type ComputePool, type ReadAhead } from '../workers/pool.ts';
 import { AlignmentScanner } from './alignment.ts';
 import { BlockFeed, type Batch } from './block-feed.ts';
 import { BlockCounter } from './counter.ts';
@@ -172,10 +172,10 @@ export class MeasureRun {
     const areNamesEnough = stored === null && scanner === null;
     const staging = areNamesEnough ? SPARE_ROW : -1;
     let section = 0;
-    const begin = async (): Promise<{ batch: Batch; load: Load } | null> => {
+    const begin = async (): Promise<{ batch: Batch; load: ReadAhead } | null> => {
       const batch = await feed.plan(section * BATCH_ROWS);
       section = (section + 1) % SECTIONS;
-      return batch === null ? null : { batch, load: await pool.load(batch.reads, staging) };
+      return batch === null ? null : { batch, load: pool.readAhead(batch.reads, staging) };
     };
     let next = await begin();
     try {

@@ -1,11 +1,12 @@
 /**
- * Hashing and compressing on several threads over one arena: pure work, nothing else leaves the
+ * Hashing, compressing and comparing on several threads over one arena: pure work, nothing else leaves the
  * thread that owns the volume's state. The words worker, thread and Atomics end in this folder;
  * everyone else awaits a function over rows.
  *
  * - The calling thread does its share. A small job runs on it alone, since waking a core costs 50 µs.
- * - One job at a time; a second one waits for the first.
- * - A worker that dies fails the job at hand with `Io`, never hangs it; later jobs go on without it.
+ * - What is begun ahead is done while the caller does something else, behind what he waits for.
+ * - A worker that dies fails the jobs whose tasks it took along with `Io`, never hangs them; later jobs
+ *   go on without it.
  * - Idle workers use no processor and do not keep the process alive.
  */
 import { existsSync } from 'node:fs';
@@ -13,65 +14,26 @@ import { availableParallelism } from 'node:os';
 import { Worker } from 'node:worker_threads';
 import { assert } from '../base/assert.ts';
 import { VdoError } from '../base/errors.ts';
-import { MAX_THREADS, type Arena } from '../kernels/arena.ts';
+import { MAX_THREADS, TASKS, type Arena } from '../kernels/arena.ts';
 import { createKernels, type Kernels } from '../kernels/kernels.ts';
 import * as protocol from './protocol.ts';
+import type { FileRead } from './protocol.ts';
+import type { Ahead, ComputePool, ReadAhead } from './compute-pool.ts';
+import { compressInline, InlinePool } from './inline-pool.ts';
 
-export interface ComputePool {
-  /** Threads beside the calling one; 0 where all runs inline. */
-  readonly workers: number;
-  /** The kernels of the calling thread, for single comparisons. */
-  readonly kernels: Kernels;
-  /** Fills `names` and `zero` of rows `first` … `end` − 1. Fails with `Io` if a worker dies. */
-  hash(first: number, end: number): Promise<void> | void;
-  /**
-   * Fills `fragments` and `fragmentSizes` of the first `count` of `rows`, each named once. `rows` is
-   * the caller's again when the call ends. Fails with `Io` if a worker dies.
-   */
-  compress(rows: Int32Array, count: number): Promise<void> | void;
-  /**
-   * Begins to read files into rows and to name those, on the workers alone until the caller joins with
-   * `finish`; other jobs run on the calling thread meanwhile. One at a time. With `staging` the bytes of
-   * files go to rows from there on, 64 for each thread, again and again, and only names and zero flags to
-   * the rows of each read, 64 at most. With `compress` those rows are compressed first.
-   */
-  load(reads: readonly FileRead[], staging?: number, compress?: RowList): Promise<Load>;
-  /** Waits for `work`, and takes part in a load meanwhile, if there is one. */
-  during<T>(work: Promise<T>): Promise<T>;
-  /** Ends the workers, after the job at hand. Later jobs run inline. */
-  close(): Promise<void>;
-}
+export type { Ahead, ComputePool, ReadAhead } from './compute-pool.ts';
+export type { FileRead } from './protocol.ts';
 
-/** Bytes of a file that go to rows of the arena. */
-export interface FileRead {
-  /** −1: the bytes are there and only to be named. */
-  readonly fd: number;
-  readonly offset: number;
-  /** The rest of a last partial row becomes zeros, unless the bytes are there. */
-  readonly length: number;
-  readonly row: number;
-}
-
-/** The first `count` of `rows`, each named once. */
-export interface RowList {
-  readonly rows: Int32Array;
-  readonly count: number;
-}
-
-export interface Load {
-  /**
-   * Takes part until all is done. Returns the indexes of reads that came short: of a file that ended
-   * early or failed. Fails with `Io` if a worker dies.
-   */
-  finish(): Promise<readonly number[]>;
-}
-
+/** Reads begun ahead at once. */
+export const MAX_READS = TASKS / 4;
 /** Fewer rows than these run inline: some 60 to 150 µs of work. */
 const HASH_INLINE_ROWS = 192;
 const COMPRESS_INLINE_ROWS = 24;
-/** Rows taken at once: enough to be cheap to share out, few enough that the last ones end together. */
-const HASH_CHUNK_ROWS = 64;
-/** How long the calling thread sleeps for the last chunks of others before its event loop turns. */
+const VERIFY_INLINE_ROWS = 96;
+/** Rows of a task: enough to be cheap to share out, few enough that the last ones end together. */
+const HASH_ROWS = 64;
+const VERIFY_ROWS = 32;
+/** How long the calling thread sleeps for the last tasks of others before its event loop turns. */
 const TAIL_MS = 1;
 const MAX_DEFAULT_WORKERS = 7;
 
@@ -110,83 +72,6 @@ function findWorker(): URL | null {
   return urls.find((url) => existsSync(url)) ?? null;
 }
 
-/** Reads that one job can have beside `places` rows to be compressed. */
-export function maxReads(arena: Arena, places = 0): number {
-  return Math.floor((arena.rowList.length - places) / protocol.LOAD_WORDS);
-}
-
-/** Puts rows to be compressed and reads into the arena's row list; returns the number of chunks. */
-function listLoad(
-  arena: Arena,
-  reads: readonly FileRead[],
-  staging: number,
-  { rows, count }: RowList,
-): number {
-  const { rowList, control } = arena;
-  assert(count + reads.length * protocol.LOAD_WORDS <= rowList.length, 'reads of one job');
-  Atomics.store(control, protocol.STAGING, staging);
-  Atomics.store(control, protocol.PLACES, count);
-  rowList.set(rows.subarray(0, count));
-  reads.forEach(({ fd, offset, length, row }, i) => {
-    const words = [fd, length, Math.floor(offset / 2 ** 32), offset | 0, row];
-    rowList.set(words, count + i * protocol.LOAD_WORDS);
-  });
-  return protocol.compressChunks(count) + reads.length;
-}
-
-/** The reads that brought fewer bytes than they were asked for. */
-function shortReads({ rowList, control }: Arena, reads: readonly FileRead[]): number[] {
-  const places = Atomics.load(control, protocol.PLACES);
-  return reads.flatMap(({ length }, i) =>
-    rowList[places + i * protocol.LOAD_WORDS + 1] === length ? [] : [i],
-  );
-}
-
-const NO_ROWS: RowList = { rows: new Int32Array(0), count: 0 };
-
-class InlinePool implements ComputePool {
-  readonly workers = 0;
-  readonly kernels: Kernels;
-  readonly #arena: Arena;
-
-  constructor(arena: Arena, kernels: Kernels) {
-    this.#arena = arena;
-    this.kernels = kernels;
-  }
-
-  hash(first: number, end: number): void {
-    this.kernels.hash(first, end);
-  }
-
-  compress(rows: Int32Array, count: number): void {
-    compressInline(this.#arena, this.kernels, rows, count);
-  }
-
-  load(reads: readonly FileRead[], staging = -1, compress = NO_ROWS): Promise<Load> {
-    const chunks = listLoad(this.#arena, reads, staging, compress);
-    const share = { arena: this.#arena, kernels: this.kernels, thread: 0 };
-    for (let i = 0; i < chunks; i++) protocol.loadChunk(share, i);
-    const short = shortReads(this.#arena, reads);
-    return Promise.resolve({ finish: () => Promise.resolve(short) });
-  }
-
-  during<T>(work: Promise<T>): Promise<T> {
-    return work;
-  }
-
-  close(): Promise<void> {
-    return Promise.resolve();
-  }
-}
-
-/** Compresses on the calling thread. Uses the last places of the row list: a load may use the first. */
-function compressInline(arena: Arena, kernels: Kernels, rows: Int32Array, count: number): void {
-  assert(count >= 0 && count <= rows.length && count <= arena.rows, 'rows to compress');
-  const first = arena.rows - count;
-  arena.rowList.set(rows.subarray(0, count), first);
-  kernels.compress(first, arena.rows);
-}
-
 /** One worker as the calling thread sees it. */
 interface Member {
   readonly worker: Worker;
@@ -223,22 +108,40 @@ function started(member: Member): Promise<void> {
   });
 }
 
+/** A job whose tasks are in a ring. */
+interface Job {
+  readonly number: number;
+  readonly ring: Ring;
+  /** Its first task; a ring is in use from the first task of its oldest job on. */
+  readonly first: number;
+}
+
+/** What the calling thread knows of a ring. */
+interface Ring {
+  readonly place: number;
+  /** Open jobs, oldest first. */
+  readonly jobs: Job[];
+  tail: number;
+}
+
+const newRing = (place: number): Ring => ({ place, jobs: [], tail: 0 });
+
 class ThreadPool implements ComputePool {
   readonly kernels: Kernels;
   readonly #arena: Arena;
   readonly #control: Int32Array;
   #crew: Member[];
   readonly #share: protocol.Share;
-  /** The job before the next one. */
-  #last: Promise<void> = Promise.resolve();
-  #isLoading = false;
-  #helpFailure: unknown = null;
+  readonly #ahead = newRing(protocol.AHEAD);
+  readonly #urgent = newRing(protocol.URGENT);
+  /** Numbers for jobs. */
+  readonly #spareJobs = Array.from({ length: protocol.JOBS }, (_, i) => i);
 
   constructor(arena: Arena, kernels: Kernels, crew: Member[]) {
     this.#arena = arena;
     this.#control = arena.control;
     this.kernels = kernels;
-    this.#share = { arena, kernels, thread: 0 };
+    this.#share = { arena, kernels, thread: 0, failure: null };
     this.#crew = crew;
   }
 
@@ -248,132 +151,175 @@ class ThreadPool implements ComputePool {
 
   hash(first: number, end: number): Promise<void> | void {
     assert(first >= 0 && first <= end && end <= this.#arena.rows, 'rows to hash');
-    if (end - first < HASH_INLINE_ROWS || this.#crew.length === 0 || this.#isLoading) {
+    if (end - first < HASH_INLINE_ROWS || this.#isInline(Math.ceil((end - first) / HASH_ROWS))) {
       return this.kernels.hash(first, end);
     }
-    return this.#queue(() => this.#run(protocol.HASH, first, end, HASH_CHUNK_ROWS));
+    return this.#runRange(protocol.HASH, first, end, HASH_ROWS);
+  }
+
+  verify(count: number): Promise<void> | void {
+    assert(count >= 0 && count <= this.#arena.rows, 'checks to make');
+    if (count < VERIFY_INLINE_ROWS || this.#isInline(Math.ceil(count / VERIFY_ROWS))) {
+      return protocol.verifyRows(this.#share, 0, count);
+    }
+    return this.#runRange(protocol.VERIFY, 0, count, VERIFY_ROWS);
   }
 
   compress(rows: Int32Array, count: number): Promise<void> | void {
-    const { rowList } = this.#arena;
-    assert(count >= 0 && count <= rows.length && count <= rowList.length, 'rows to compress');
-    if (this.#crew.length === 0 || this.#isLoading) {
-      return compressInline(this.#arena, this.kernels, rows, count);
+    assert(count >= 0 && count <= rows.length, 'rows to compress');
+    if (count < COMPRESS_INLINE_ROWS || this.#isInline(compressTasks(count))) {
+      return compressInline(this.#share, rows, count);
     }
-    return this.#queue(() => {
-      if (count < COMPRESS_INLINE_ROWS) {
-        return compressInline(this.#arena, this.kernels, rows, count);
-      }
-      rowList.set(rows.subarray(0, count));
-      return this.#run(protocol.COMPRESS, 0, count, protocol.COMPRESS_CHUNK_ROWS);
-    });
+    return this.#finish(this.#putCompress(this.#urgent, rows, count), nothing);
   }
 
-  async load(reads: readonly FileRead[], staging = -1, compress: RowList = NO_ROWS): Promise<Load> {
-    let release = (): void => undefined;
-    const before = this.#last;
-    this.#last = new Promise((resolve) => (release = resolve));
-    await before;
-    const chunks = listLoad(this.#arena, reads, staging, compress);
-    this.#isLoading = true;
-    this.#open(protocol.LOAD, 0, chunks, 1, Math.min(this.#crew.length, chunks));
-    const finish = async (): Promise<readonly number[]> => {
-      try {
-        await this.#join(chunks);
-        return shortReads(this.#arena, reads);
-      } finally {
-        this.#isLoading = false;
-        release();
-      }
-    };
-    return { finish };
+  compressAhead(rows: Int32Array, count: number): Ahead {
+    assert(count >= 0 && count <= rows.length, 'rows to compress');
+    if (count === 0 || !this.#hasRoom(this.#ahead, compressTasks(count))) {
+      compressInline(this.#share, rows, count);
+      return { finish: () => Promise.resolve() };
+    }
+    const job = this.#putCompress(this.#ahead, rows, count);
+    return { finish: () => this.#finish(job, nothing) };
+  }
+
+  readAhead(reads: readonly FileRead[], staging = -1): ReadAhead {
+    assert(reads.length <= MAX_READS && this.#hasRoom(this.#ahead, reads.length), 'reads at once');
+    const job = this.#open(this.#ahead);
+    for (const read of reads) {
+      protocol.putRead(this.#arena, this.#place(job), job.number, read, staging);
+    }
+    this.#publish(job);
+    const arena = this.#arena;
+    const { place } = job.ring;
+    const short = (): number[] =>
+      reads.flatMap(({ length }, i) =>
+        protocol.bytesRead(arena, protocol.taskAt(place, job.first + i)) === length ? [] : [i],
+      );
+    return { finish: () => this.#finish(job, short) };
   }
 
   async during<T>(work: Promise<T>): Promise<T> {
-    if (!this.#isLoading) return work;
+    if (!protocol.hasTask(this.#control)) return work;
     let isWaiting = true;
     const stop = (): void => void (isWaiting = false);
     work.then(stop, stop);
     await protocol.eventLoopTurn();
-    while (isWaiting && this.#isLoading && this.#help()) await protocol.eventLoopTurn();
+    while (isWaiting && protocol.doTask(this.#share)) await protocol.eventLoopTurn();
     return work;
   }
 
-  /** Does a chunk of the load at hand; false where none is left. What fails, fails its `finish`. */
-  #help(): boolean {
-    try {
-      return protocol.doChunk(this.#share);
-    } catch (error) {
-      this.#helpFailure ??= error;
-      return false;
-    }
-  }
-
   async close(): Promise<void> {
-    await this.#queue(async () => {
-      const crew = this.#crew;
-      this.#crew = [];
-      await Promise.all(crew.map(({ worker }) => worker.terminate()));
-    });
+    await protocol.doTasks(this.#share);
+    for (const member of this.#crew) {
+      while (member.death === null && this.#isBusy(member)) await protocol.eventLoopTurn();
+    }
+    const crew = this.#crew;
+    this.#crew = [];
+    await Promise.all(crew.map(({ worker }) => worker.terminate()));
   }
 
-  #queue(job: () => Promise<void> | void): Promise<void> {
-    const result = this.#last.then(job);
-    this.#last = result.catch(() => {});
-    return result;
+  /** Whether a job of so many tasks that is waited for has to run here alone. */
+  #isInline(tasks: number): boolean {
+    return this.#crew.length === 0 || !this.#hasRoom(this.#urgent, tasks);
   }
 
-  #open(job: number, first: number, end: number, chunk: number, helpers: number): void {
+  /** Whether a ring has room for a job of so many tasks. */
+  #hasRoom({ jobs, tail }: Ring, tasks: number): boolean {
+    return this.#spareJobs.length > 0 && tail - (jobs[0]?.first ?? tail) + tasks <= TASKS;
+  }
+
+  #open(ring: Ring): Job {
+    const job = { number: this.#spareJobs.pop()!, ring, first: ring.tail };
+    ring.jobs.push(job);
+    return job;
+  }
+
+  /** The first word of the next task of `job`. */
+  #place({ ring }: Job): number {
+    return protocol.taskAt(ring.place, ring.tail++);
+  }
+
+  #runRange(
+    kind: typeof protocol.HASH | typeof protocol.VERIFY,
+    first: number,
+    end: number,
+    rows: number,
+  ): Promise<void> {
+    const job = this.#open(this.#urgent);
+    for (let at = first; at < end; at += rows) {
+      const last = Math.min(at + rows, end);
+      protocol.putRange(this.#arena, this.#place(job), job.number, kind, at, last);
+    }
+    this.#publish(job);
+    return this.#finish(job, nothing);
+  }
+
+  #putCompress(ring: Ring, rows: Int32Array, count: number): Job {
+    const job = this.#open(ring);
+    for (let at = 0; at < count; at += protocol.COMPRESS_ROWS) {
+      const some = rows.subarray(at, Math.min(at + protocol.COMPRESS_ROWS, count));
+      protocol.putCompress(this.#arena, this.#place(job), job.number, some);
+    }
+    this.#publish(job);
+    return job;
+  }
+
+  /** Lets everyone see the tasks of `job`, which are those behind its first. */
+  #publish({ number, ring, first }: Job): void {
     const control = this.#control;
-    Atomics.store(control, protocol.JOB, job);
-    Atomics.store(control, protocol.NEXT, first);
-    Atomics.store(control, protocol.END, end);
-    Atomics.store(control, protocol.CHUNK, chunk);
-    Atomics.store(control, protocol.FAILED, 0);
-    Atomics.add(control, protocol.STATE, 1);
-    Atomics.notify(control, protocol.STATE, helpers);
+    const tasks = ring.tail - first;
+    Atomics.store(control, protocol.failedOf(number), 0);
+    Atomics.store(control, protocol.leftOf(number), tasks);
+    Atomics.store(control, protocol.tailOf(ring.place), ring.tail | 0);
+    Atomics.add(control, protocol.BELL, 1);
+    Atomics.notify(control, protocol.BELL, Math.min(this.#crew.length, tasks));
   }
 
-  async #run(job: number, first: number, end: number, chunk: number): Promise<void> {
-    const chunks = Math.ceil((end - first) / chunk);
-    this.#open(job, first, end, chunk, Math.min(this.#crew.length, chunks - 1));
-    await this.#join(end);
-  }
-
-  /** Takes part in the open job, which ends at `end`, until it is done. */
-  async #join(end: number): Promise<void> {
-    let failure = this.#helpFailure;
-    this.#helpFailure = null;
+  /** Takes part until `job` is done and closes it; then `result` is called. */
+  async #finish<T>(job: Job, result: () => T): Promise<T> {
+    const isDone = (): boolean => Atomics.load(this.#control, protocol.leftOf(job.number)) === 0;
     try {
-      if (failure === null) await protocol.doShare(this.#share);
-    } catch (error) {
-      failure = error;
+      while (!isDone()) {
+        await protocol.doTasks(this.#share, isDone);
+        if (!(await this.#awaitLast(job.number))) break;
+      }
+      this.#check(job.number, isDone());
+      return result();
+    } finally {
+      job.ring.jobs.splice(job.ring.jobs.indexOf(job), 1);
+      this.#spareJobs.push(job.number);
     }
-    if (failure !== null) {
-      // Nobody takes another chunk; those taken are waited for, since the rows are the caller's.
-      Atomics.store(this.#control, protocol.NEXT, end);
+  }
+
+  /** Sleeps while others do the last tasks of a job. False where nobody is left who could. */
+  async #awaitLast(job: number): Promise<boolean> {
+    // In this order: who has taken the last task was busy before, and stays so until it is done.
+    const isTaken = !protocol.hasTask(this.#control);
+    const isIdle = this.#crew.every((member) => member.death !== null || !this.#isBusy(member));
+    const left = Atomics.load(this.#control, protocol.leftOf(job));
+    if (left === 0) return true;
+    if (isTaken && isIdle) return false;
+    if (Atomics.wait(this.#control, protocol.leftOf(job), left, TAIL_MS) === 'timed-out') {
+      await protocol.eventLoopTurn();
     }
-    Atomics.add(this.#control, protocol.STATE, 1);
-    for (const member of this.#crew) await this.#awaitIdle(member);
-    // One that died asleep has lost nothing: the others took its chunks.
-    const dead = this.#crew.find((member) => member.death !== null && this.#isBusy(member));
+    return true;
+  }
+
+  /** Fails for a job that was not done, or not well. Forgets who has died. */
+  #check(job: number, isDone: boolean): void {
+    const { failure } = this.#share;
+    this.#share.failure = null;
+    const dead = this.#crew.find(({ death }) => death !== null);
     this.#crew = this.#crew.filter(({ death }) => death === null);
-    if (failure !== null) throw failure;
-    if (dead !== undefined || Atomics.load(this.#control, protocol.FAILED) !== 0) {
-      throw new VdoError('Io', 'a worker thread failed', {}, dead?.death);
-    }
+    if (isDone && Atomics.load(this.#control, protocol.failedOf(job)) === 0) return;
+    throw failure ?? new VdoError('Io', 'a worker thread failed', {}, dead?.death);
   }
 
   #isBusy(member: Member): boolean {
     return Atomics.load(this.#control, protocol.busyOf(member.index)) !== 0;
   }
-
-  /** Waits until `member` has finished its last chunk, or is dead. */
-  async #awaitIdle(member: Member): Promise<void> {
-    const busy = protocol.busyOf(member.index);
-    while (member.death === null && this.#isBusy(member)) {
-      if (Atomics.wait(this.#control, busy, 1, TAIL_MS) === 'timed-out')
-        await protocol.eventLoopTurn();
-    }
-  }
 }
+
+const nothing = (): void => undefined;
+const compressTasks = (count: number): number => Math.ceil(count / protocol.COMPRESS_ROWS);

@@ -28,17 +28,20 @@ function strangeWorker(name: string, body: string): URL {
     file,
     `import { parentPort, workerData } from 'node:worker_threads';
      const control = new Int32Array(workerData.memory.buffer, 65536, 1024);
-     const STATE = 0, BUSY = 64 + 16 * workerData.index;
+     const BELL = 0, HEAD = 64, BUSY = 80 + 16 * workerData.index, LEFT = 336 + 16 * 31;
      ${body}`,
   );
   return pathToFileURL(file);
 }
 
-/** At work from the start: a pool that is quick would end the job before it wakes. */
-const AT_WORK = `const state = Atomics.load(control, STATE);
-  Atomics.store(control, BUSY, 1);
+/**
+ * Has taken a task of the first job, which has the last number, before there are any: a pool that is quick
+ * would have done them all before it wakes.
+ */
+const AT_WORK = `Atomics.store(control, BUSY, 1);
+  Atomics.add(control, HEAD, 1);
   parentPort.postMessage('ready');
-  Atomics.wait(control, STATE, state);`;
+  Atomics.wait(control, BELL, 0);`;
 
 function filledArena(): Arena {
   const arena = new Arena(ROWS);
@@ -105,7 +108,7 @@ async function checkLoad(pool: ComputePool, arena: Arena): Promise<void> {
   for (const staging of [-1, ROWS - 4 * 64]) {
     arena.names.fill(0xaa);
     arena.blocks.fill(0xaa, 0, 301 * BLOCK);
-    const load = await pool.load(reads, staging);
+    const load = pool.readAhead(reads, staging);
     const other = pool.hash(400, 401);
     expect(await load.finish()).toEqual([]);
     await other;
@@ -118,9 +121,9 @@ async function checkLoad(pool: ComputePool, arena: Arena): Promise<void> {
   }
   const beyond = [...reads, { fd, offset: 2 ** 33, length: BLOCK, row: 500 }];
   beyond.push({ fd: -1, offset: 0, length: 2 * BLOCK, row: 0 });
-  expect(await (await pool.load(beyond)).finish()).toEqual([5]);
+  expect(await pool.readAhead(beyond).finish()).toEqual([5]);
   closeSync(fd);
-  expect(await (await pool.load(reads)).finish()).toEqual([0, 1, 2, 3, 4]);
+  expect(await pool.readAhead(reads).finish()).toEqual([0, 1, 2, 3, 4]);
 }
 
 describe.each([0, ...(built ? [1, 3] : [])])('a pool of %i workers', (workers) => {
@@ -245,8 +248,9 @@ describe('a pool', () => {
       'slow',
       `${AT_WORK}
        Atomics.wait(control, 1000, 0, 100);
+       Atomics.sub(control, LEFT, 1);
+       Atomics.notify(control, LEFT);
        Atomics.store(control, BUSY, 0);
-       Atomics.notify(control, BUSY);
        Atomics.wait(control, 1000, 0);`,
     );
     const pool = await createPool(arena, 1, url);
