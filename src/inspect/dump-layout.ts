@@ -1,10 +1,7 @@
 /**
  * Where everything lies on a volume, and what a given block is (FORMAT §1).
  */
-import { BLOCK_SIZE } from '../base/constants.ts';
-import { isZero } from '../base/bytes.ts';
 import { VdoError } from '../base/errors.ts';
-import { indexGigabytes, indexRegionBlocks } from '../index/uds/index-geometry.ts';
 import { slabsOf } from '../volume/labels.ts';
 import type { Inspection } from './inspection.ts';
 
@@ -65,37 +62,6 @@ export function placeOf(inspection: Inspection, pbn: number): BlockPlace {
   if (sbn < journal) return place('reference counts', counts);
   if (sbn < journal + slab.journalBlocks) return place('slab journal', journal);
   return place('unused end of a slab', journal + slab.journalBlocks);
-}
-
-export interface IndexRegion {
-  /** `none`, `empty` (never used), or `present`. */
-  readonly kind: 'none' | 'empty' | 'present';
-  readonly start: number;
-  readonly blocks: number;
-  readonly bytes: number;
-  /** Gigabytes of memory, or `null` without an index. */
-  readonly indexMemory: number | null;
-  readonly sparseIndex: boolean;
-}
-
-/** What is known about the index region from outside of the index. */
-export async function dumpIndexRegion(inspection: Inspection): Promise<IndexRegion> {
-  const { indexStart: start, dataStart, indexMemory, sparse } = inspection.needGeometry();
-  const blocks = dataStart - start;
-  const size = { start, blocks, bytes: blocks * BLOCK_SIZE, sparseIndex: sparse };
-  if (blocks === 0) return { kind: 'none', ...size, indexMemory: null };
-  const gigabytes = indexGigabytes(indexMemory);
-  if (gigabytes === undefined) {
-    inspection.note(`index memory setting ${indexMemory} is unknown`);
-  } else {
-    const expected = indexRegionBlocks(indexMemory, sparse);
-    if (expected !== blocks) {
-      inspection.note(`the index region has ${blocks} blocks where ${expected} belong`);
-    }
-  }
-  const first = await inspection.block(start);
-  const kind = first !== undefined && isZero(first) ? 'empty' : 'present';
-  return { kind, ...size, indexMemory: gigabytes ?? null };
 }
 
 /**

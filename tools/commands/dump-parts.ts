@@ -3,14 +3,16 @@ import { BLOCK_SIZE, UNMAPPED } from '../../src/base/constants.ts';
 import { stateName } from '../../src/format/super-block.ts';
 import { dumpBlock, hexLines } from '../../src/inspect/dump-block.ts';
 import { dumpBlockMap, type MappedRun } from '../../src/inspect/dump-block-map.ts';
+import { dumpIndex } from '../../src/inspect/dump-index.ts';
 import { dumpJournal, type RecoveryBlockDump } from '../../src/inspect/dump-journal.ts';
-import { dumpIndexRegion, dumpLayout } from '../../src/inspect/dump-layout.ts';
+import { dumpLayout } from '../../src/inspect/dump-layout.ts';
 import { dumpSlab, dumpSlabJournal, type SlabDump } from '../../src/inspect/dump-slab.ts';
 import type { Inspection } from '../../src/inspect/inspection.ts';
 import { wrongUsage } from '../cli/args.ts';
 import { hexOf, uuidOf } from '../cli/json.ts';
 import { formatSize, parseCount } from '../cli/sizes.ts';
 import { pairs, table } from '../cli/table.ts';
+import { indexLines } from './dump-index-lines.ts';
 
 export interface Output {
   readonly json: Readonly<Record<string, unknown>>;
@@ -197,18 +199,8 @@ async function journal(
 }
 
 async function index(inspection: Inspection): Promise<Output> {
-  const region = await dumpIndexRegion(inspection);
-  const lines = (): string[] =>
-    region.kind === 'none'
-      ? ['the volume has no index region']
-      : pairs([
-          ['index region', region.kind === 'empty' ? 'empty: never used' : 'in use'],
-          ['blocks', range({ start: region.start, count: region.blocks })],
-          ['size', formatSize(region.bytes)],
-          ['index memory', region.indexMemory === null ? 'unknown' : `${region.indexMemory} GB`],
-          ['sparse', region.sparseIndex ? 'yes' : 'no'],
-        ]);
-  return { json: { ...region }, lines };
+  const dump = await dumpIndex(inspection);
+  return { json: { ...dump }, lines: () => indexLines(dump) };
 }
 
 async function block(inspection: Inspection, parameter: string): Promise<Output> {

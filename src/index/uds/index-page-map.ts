@@ -26,6 +26,11 @@ export class IndexPageMap {
     return pageMapHeader.size + this.#rows.length * 2;
   }
 
+  /** The chapter whose row was set last. */
+  get updated(): number {
+    return this.#updated;
+  }
+
   get memoryBytes(): number {
     return this.#rows.byteLength;
   }

@@ -68,6 +68,11 @@ export class IndexSaves {
     return this.#newest();
   }
 
+  /** The valid saves that `find` saw, by slot. */
+  get slots(): readonly [FoundSave | null, FoundSave | null] {
+    return this.#slots;
+  }
+
   /** Reads the saved open chapter. Fails with `Corrupt`. */
   async loadOpenChapter(save: FoundSave, chapter: OpenChapter): Promise<void> {
     const region = partOf(save, REGION_KIND.openChapter);

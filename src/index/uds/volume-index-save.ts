@@ -14,6 +14,7 @@
 import { assert } from '../../base/assert.ts';
 import { bytesEqual, getU16, getU32, getU64, setU32, setU64 } from '../../base/bytes.ts';
 import { VdoError } from '../../base/errors.ts';
+import type { IndexGeometry } from './index-geometry.ts';
 import { SPARSE_SAMPLE_RATE } from './record-name.ts';
 import type { SubIndex, VolumeIndex } from './volume-index.ts';
 import { RESTORE_BAD, RESTORE_OTHER } from './zone.ts';
@@ -162,16 +163,54 @@ export async function loadVolumeIndex(
   for (const [zone, stream] of streams.entries()) await stream.loadLists(pending[zone]!);
 }
 
-interface Head {
+/** What a zone's stream says of its part of a sub-index, in front of the lists. */
+export interface VolumeIndexHead {
+  /** Chapters that it knows; `high` was open. */
   readonly low: number;
   readonly high: number;
   readonly firstList: number;
   readonly lists: number;
+  /** Entries, of which some are collisions. Kernels with several zones count all of them in zone 0. */
   readonly records: number;
   readonly collisions: number;
 }
 
-function checkHeads(sub: SubIndex, heads: readonly Head[]): void {
+/** The heads in one zone's stream, one a sub-index; the lists are not read. Fails with `Corrupt`. */
+export async function readVolumeIndexHeads(
+  geometry: IndexGeometry,
+  source: VolumeIndexSource,
+  zone: number,
+): Promise<VolumeIndexHead[]> {
+  const headers: VolumeIndexHead[] = [];
+  let at = geometry.sparse ? SPARSE_HEADER_SIZE : 0;
+  for (let i = 0; i < geometry.subIndexes.length; i++) {
+    const volume = await headerAt(source, zone, at, VOLUME_MAGIC);
+    const lists = getU32(volume, 36);
+    at += VOLUME_HEADER_SIZE + lists * FLUSH_SIZE;
+    const delta = await headerAt(source, zone, at, DELTA_MAGIC);
+    at += DELTA_HEADER_SIZE + lists * SIZE_SIZE;
+    headers.push({
+      low: getU64(volume, 16),
+      high: getU64(volume, 24),
+      firstList: getU32(volume, 32),
+      lists,
+      records: getU64(delta, 24),
+      collisions: getU64(delta, 32),
+    });
+  }
+  return headers;
+}
+
+/** One of the two headers, which are of one size. */
+async function headerAt(source: VolumeIndexSource, zone: number, at: number, magic: string) {
+  const bytes = await source.read(at, VOLUME_HEADER_SIZE);
+  if (bytes.length < VOLUME_HEADER_SIZE || !bytesEqual(bytes.subarray(0, 8), ascii(magic))) {
+    throw corrupt(`no ${magic} header`, zone);
+  }
+  return bytes;
+}
+
+function checkHeads(sub: SubIndex, heads: readonly VolumeIndexHead[]): void {
   let next = 0;
   heads.forEach(({ firstList, lists, high }, zone) => {
     if (firstList !== next) throw corrupt(`its lists begin at ${firstList}, not at ${next}`, zone);
@@ -181,7 +220,7 @@ function checkHeads(sub: SubIndex, heads: readonly Head[]): void {
   if (next !== sub.geometry.lists) {
     throw corrupt(`it has ${next} lists of ${sub.geometry.lists}`, heads.length - 1);
   }
-  const sum = (of: (head: Head) => number): number =>
+  const sum = (of: (head: VolumeIndexHead) => number): number =>
     heads.reduce((total, head) => total + of(head), 0);
   if (!(sum(({ collisions }) => collisions) <= sum(({ records }) => records))) {
     throw corrupt('it counts more collision entries than entries', 0);
@@ -194,7 +233,7 @@ function corrupt(what: string, zone: number): VdoError {
 
 /** Reads one zone's stream from front to back. */
 class Stream {
-  readonly heads: Head[] = [];
+  readonly heads: VolumeIndexHead[] = [];
   readonly #index: VolumeIndex;
   readonly #source: VolumeIndexSource;
   readonly #zone: number;
