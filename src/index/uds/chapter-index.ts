@@ -81,6 +81,17 @@ export function* chapterIndexSteps(
   return yield* builder.build();
 }
 
+/** Where a number is in a sorted array, or would be. */
+function positionOf(sorted: readonly number[], value: number): number {
+  let [from, to] = [0, sorted.length];
+  while (from < to) {
+    const middle = (from + to) >>> 1;
+    if (sorted[middle]! < value) from = middle + 1;
+    else to = middle;
+  }
+  return from;
+}
+
 class Builder {
   readonly #geometry: IndexGeometry;
   readonly #nonce: Uint8Array;
@@ -184,22 +195,34 @@ class Builder {
     return size;
   }
 
-  /** Leaves out what arrived last in a list that is too long. */
+  /** Enters a list that is too long once more, in order of arrival: what finds no room stays out. */
   #shorten(list: number): void {
+    const { chapterCode, chapterPayloadBits } = this.#geometry;
     const start = this.#start[list]!;
     const all = this.#keys.slice(start, this.#end[list]!);
-    const byArrival = Float64Array.from(all, numberOf).sort();
-    let fits = 0;
-    for (let tooMany = all.length; tooMany - fits > 1;) {
-      const middle = (fits + tooMany) >>> 1;
-      const kept = all.filter((key) => numberOf(key) < byArrival[middle]!);
-      this.#keys.set(kept, start);
-      this.#end[list] = start + kept.length;
-      if (this.#sizeOf(list) <= MAX_LIST_BITS) fits = middle;
-      else tooMany = middle;
+    const byArrival = all.slice().sort((a, b) => numberOf(a) - numberOf(b));
+    const deltaSize = (delta: number): number => deltaBits(chapterCode, delta);
+    const addresses: number[] = [];
+    const kept: number[] = [];
+    let size = 0;
+    for (const key of byArrival) {
+      const address = addressOf(key);
+      const at = positionOf(addresses, address);
+      const isCollision = addresses[at] === address;
+      let more = chapterPayloadBits;
+      if (isCollision) more += deltaSize(0) + NAME_BITS;
+      else {
+        const before = at === 0 ? 0 : addresses[at - 1]!;
+        more += deltaSize(address - before);
+        const after = addresses[at];
+        if (after !== undefined) more += deltaSize(after - address) - deltaSize(after - before);
+      }
+      if (size + more > MAX_LIST_BITS) continue;
+      size += more;
+      kept.push(key);
+      if (!isCollision) addresses.splice(at, 0, address);
     }
-    const kept = all.filter((key) => numberOf(key) < byArrival[fits]!);
-    this.#keys.set(kept, start);
+    this.#keys.set(Float64Array.from(kept).sort(), start);
     this.#end[list] = start + kept.length;
     this.#bits[list] = this.#sizeOf(list);
     this.#discarded += all.length - kept.length;

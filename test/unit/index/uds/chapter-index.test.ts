@@ -129,6 +129,22 @@ describe('names that agree in their bits', () => {
     );
   });
 
+  test('in a list without room for another whole name leave room for a short one', () => {
+    // At one address until no name of 128 bits goes in, then one at an address of its own.
+    const records = chapterOf(geometry, 7, (name, i) => {
+      if (i < 1000) name.fill(0, 8, 14);
+      if (i === 999) name[13] = 1;
+    });
+    const built = buildChapterIndex(geometry, NONCE, { chapter: 5, records, count: 1000 });
+    checkPages(geometry, built);
+    const size = 2 + 16 + 128;
+    const fit = 1 + Math.floor((65535 - 18) / size);
+    expect(65535 - 18 - (fit - 1) * size).toBeGreaterThanOrEqual(18);
+    expect(built.discarded).toBe(1000 - fit - 1);
+    // The short one is found on the page where it lies; the others at least at their common address.
+    expect(lookUpAll(geometry, records.subarray(999 * RECORD_SIZE), 1, built).none).toBe(0);
+  });
+
   test('in one list of a whole chapter of 1 GB are cut to a list of 64 Ki bits', () => {
     const large = indexGeometry(1, false);
     const records = chapterOf(large, 6, (name) => {
