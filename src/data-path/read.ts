@@ -3,16 +3,17 @@
  * block map, read in one vector, and expanded where they are compressed.
  */
 import { asBuffer } from '../base/bytes.ts';
-import {
-  BLOCK_MAP_ENTRIES_PER_PAGE,
-  BLOCK_SIZE,
-  COMPRESSED_BASE,
-  UNCOMPRESSED,
-} from '../base/constants.ts';
+import { BLOCK_MAP_ENTRIES_PER_PAGE, BLOCK_SIZE, UNCOMPRESSED } from '../base/constants.ts';
 import { VdoError } from '../base/errors.ts';
+import { NumberMap } from '../base/number-map.ts';
+import { CHECK_WORDS } from '../kernels/arena.ts';
 import type { Extent } from '../storage/storage.ts';
 import { stepFrom } from './apply.ts';
+import type { Ahead } from '../workers/pool.ts';
 import type { DataPath } from './data-path.ts';
+
+/** Rows that are read at once. */
+const PIECE_ROWS = 128;
 
 /** `count` blocks from `lbn`, read into `into` (count × 4096 bytes). */
 export interface ReadRequest {
@@ -28,12 +29,14 @@ export class Reader {
   readonly #target: (Buffer | null)[];
   readonly #at: Float64Array;
   // Those of them that are compressed.
+  #packedRows = 0;
   readonly #packedRow: Int32Array;
-  readonly #packedSlot: Uint8Array;
-  readonly #packedBlock: Int32Array;
-  /** Compressed blocks of one step: writes and reads take turns, so the verify region is free. */
+  /** Places in the verify region by compressed block, and the blocks by place. */
+  readonly #packed: NumberMap;
+  readonly #packedPbn: Float64Array;
+  /** Compressed blocks of one step, and what they expand to: writes and reads take turns, so the regions are free. */
   readonly #verify: Buffer;
-  readonly #expanded: Uint8Array;
+  readonly #staging: Buffer;
 
   constructor(path: DataPath) {
     const rows = path.batchBlocks;
@@ -42,10 +45,10 @@ export class Reader {
     this.#target = new Array<Buffer | null>(rows).fill(null);
     this.#at = new Float64Array(rows);
     this.#packedRow = new Int32Array(rows);
-    this.#packedSlot = new Uint8Array(rows);
-    this.#packedBlock = new Int32Array(rows);
+    this.#packed = new NumberMap(rows);
+    this.#packedPbn = new Float64Array(rows);
     this.#verify = asBuffer(path.arena.verify);
-    this.#expanded = path.arena.expanded;
+    this.#staging = asBuffer(path.arena.staging);
   }
 
   /** Fills every request. Fails with `BadMapping`, `Corrupt`, `Io`. */
@@ -77,12 +80,33 @@ export class Reader {
     this.#path.counters.readBlocks += count;
   }
 
+  /** Reads rows piece by piece: while one is read, what the ones before have found is expanded. */
   async #readStep(from: number, end: number): Promise<void> {
-    const { blockMap, packer, storage } = this.#path;
+    const { pool } = this.#path;
+    const expanding: Ahead[] = [];
+    this.#packed.clear();
+    this.#packedRows = 0;
+    try {
+      for (let first = from; first < end; first += PIECE_ROWS) {
+        const before = this.#packedRows;
+        await this.#readPiece(first, Math.min(end, first + PIECE_ROWS));
+        if (this.#packedRows > before) {
+          expanding.push(pool.expandAhead(before, this.#packedRows));
+        }
+      }
+    } finally {
+      for (const job of expanding) await job.finish();
+    }
+    if (this.#packedRows > 0) this.#handOut();
+  }
+
+  /** Fills the rows that are not compressed, and gets the compressed blocks of the others. */
+  async #readPiece(from: number, end: number): Promise<void> {
+    const { arena, blockMap, packer, storage } = this.#path;
+    const { checks } = arena;
     const extents: Extent[] = [];
     const run = new Run(extents);
-    const packed = new Map<number, number>();
-    let packedRows = 0;
+    const packedBefore = this.#packed.size;
     for (let row = from; row < end; row++) {
       const lbn = this.#lbn[row]!;
       const target = this.#target[row]!;
@@ -101,36 +125,38 @@ export class Reader {
       if (pbn === 0) target.fill(0, at, at + BLOCK_SIZE);
       else if (state === UNCOMPRESSED) run.add(pbn, target, at);
       else {
-        let block = packed.get(pbn);
-        if (block === undefined) packed.set(pbn, (block = packed.size));
-        this.#packedRow[packedRows] = row;
-        this.#packedSlot[packedRows] = state - COMPRESSED_BASE;
-        this.#packedBlock[packedRows++] = block;
+        let place = this.#packed.get(pbn);
+        if (place < 0) this.#packed.set(pbn, (place = this.#packed.size));
+        const check = this.#packedRows * CHECK_WORDS;
+        checks[check] = this.#packedRows;
+        checks[check + 1] = place;
+        checks[check + 2] = state;
+        this.#packedRow[this.#packedRows] = row;
+        this.#packedPbn[place] = pbn;
+        this.#packedRows++;
       }
     }
     run.end();
-    if (packed.size > 0) {
-      for (const [pbn, block] of packed) run.add(pbn, this.#verify, block * BLOCK_SIZE);
-      run.end();
+    for (let place = packedBefore; place < this.#packed.size; place++) {
+      run.add(this.#packedPbn[place]!, this.#verify, place * BLOCK_SIZE);
     }
+    run.end();
     if (extents.length > 0) await storage.read(extents);
-    this.#expand(packedRows);
   }
 
-  #expand(rows: number): void {
-    const { kernels } = this.#path.pool;
-    const from = this.#verify.byteOffset;
-    const into = this.#expanded.byteOffset;
-    for (let i = 0; i < rows; i++) {
+  /** Hands the expanded blocks out. */
+  #handOut(): void {
+    const { checks } = this.#path.arena;
+    for (let i = 0; i < this.#packedRows; i++) {
       const row = this.#packedRow[i]!;
-      if (!kernels.expand(from + this.#packedBlock[i]! * BLOCK_SIZE, this.#packedSlot[i]!, into)) {
+      if (checks[i * CHECK_WORDS + 2] !== 1) {
         throw new VdoError(
           'Corrupt',
-          `logical block ${this.#lbn[row]} cannot be expanded from slot ${this.#packedSlot[i]} of its compressed block`,
+          `logical block ${this.#lbn[row]} cannot be expanded from its slot of compressed block ${this.#packedPbn[checks[i * CHECK_WORDS + 1]!]}`,
           { lbn: this.#lbn[row]! },
         );
       }
-      this.#target[row]!.set(this.#expanded, this.#at[row]!);
+      this.#staging.copy(this.#target[row]!, this.#at[row]!, i * BLOCK_SIZE, (i + 1) * BLOCK_SIZE);
     }
   }
 }

@@ -3,7 +3,6 @@
  * stream.
  */
 import * as fs from 'node:fs';
-import { once } from 'node:events';
 import { BLOCK_SIZE, GiB, KiB, MiB } from '../base/constants.ts';
 import { isZero } from '../base/bytes.ts';
 import { VdoError } from '../base/errors.ts';
@@ -94,11 +93,18 @@ export async function exportToStream(
   options: ExportOptions,
 ): Promise<void> {
   for await (const { bytes } of rangeChunks(device, options, false)) {
-    if (!stream.write(Buffer.from(bytes))) await once(stream, 'drain');
+    await written(stream, bytes);
   }
 }
 
-/** The range in order; with `skipHoles` only where something is mapped. The next chunk is read ahead. */
+/** Resolves when the stream has no more need of the bytes; fails where it has failed. */
+function written(stream: NodeJS.WritableStream, bytes: Uint8Array): Promise<void> {
+  return new Promise((resolve, reject) => {
+    stream.write(bytes, (error) => (error == null ? resolve() : reject(error)));
+  });
+}
+
+/** The range in order, each chunk good until the next is asked for; with `skipHoles` only where something is mapped. The next chunk is read ahead. */
 async function* rangeChunks(
   device: BlockDevice,
   options: ExportOptions,

@@ -57,7 +57,7 @@ export interface OpenOptions {
   /** Compress what is stored (default). */
   readonly compression?: boolean;
   readonly readOnly?: boolean;
-  /** Threads that hash and compress beside the calling one. Default: one a further core. */
+  /** Threads that do pure work beside the calling one. Default: one a further core, none to read only. */
   readonly workers?: number;
   /** Leaf pages of the block map kept in memory. Default 32768: 128 MiB, resident as used. */
   readonly cachePages?: number;
@@ -327,7 +327,7 @@ async function assemble(
   const index = readOnly
     ? createNullIndex()
     : await chosenIndex(options, { device, labels, path, health });
-  const pool = await createPool(arena, readOnly ? 0 : (options.workers ?? defaultWorkers()));
+  const pool = await createPool(arena, options.workers ?? (readOnly ? 0 : defaultWorkers()));
   return {
     storage,
     blockMap,

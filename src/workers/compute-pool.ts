@@ -22,6 +22,12 @@ export interface ComputePool {
    * Fails with `Io` if a worker dies.
    */
   verify(count: number): Promise<void> | void;
+  /**
+   * Begins to do checks `first` … `end` − 1 of the arena: expands the compressed block at the place in
+   * `verify`, by the mapping state, into the first word's block of `staging`. The state becomes 1, or 0 where
+   * the block is damaged.
+   */
+  expandAhead(first: number, end: number): Ahead;
   /** Begins to compress as `compress` does, on the workers alone until the caller joins with `finish`. */
   compressAhead(rows: Int32Array, count: number): Ahead;
   /**

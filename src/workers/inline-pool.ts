@@ -6,6 +6,9 @@ import type { Ahead, ComputePool, ReadAhead } from './compute-pool.ts';
 import * as protocol from './protocol.ts';
 import type { FileRead } from './protocol.ts';
 
+/** Work that was done at once. */
+export const DONE: Ahead = { finish: () => Promise.resolve() };
+
 export class InlinePool implements ComputePool {
   readonly workers = 0;
   readonly kernels: Kernels;
@@ -28,9 +31,14 @@ export class InlinePool implements ComputePool {
     protocol.verifyRows(this.#share, 0, count);
   }
 
+  expandAhead(first: number, end: number): Ahead {
+    protocol.expandRows(this.#share, first, end);
+    return DONE;
+  }
+
   compressAhead(rows: Int32Array, count: number): Ahead {
     this.compress(rows, count);
-    return { finish: () => Promise.resolve() };
+    return DONE;
   }
 
   readAhead(reads: readonly FileRead[], staging = -1): ReadAhead {

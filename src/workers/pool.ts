@@ -19,7 +19,7 @@ import { createKernels, type Kernels } from '../kernels/kernels.ts';
 import * as protocol from './protocol.ts';
 import type { FileRead } from './protocol.ts';
 import type { Ahead, ComputePool, ReadAhead } from './compute-pool.ts';
-import { compressInline, InlinePool } from './inline-pool.ts';
+import { compressInline, DONE, InlinePool } from './inline-pool.ts';
 
 export type { Ahead, ComputePool, ReadAhead } from './compute-pool.ts';
 export type { FileRead } from './protocol.ts';
@@ -30,6 +30,7 @@ export const MAX_READS = TASKS / 4;
 const HASH_INLINE_ROWS = 192;
 const COMPRESS_INLINE_ROWS = 24;
 const VERIFY_INLINE_ROWS = 96;
+const EXPAND_INLINE_ROWS = 24;
 /** Rows of a task: enough to be cheap to share out, few enough that the last ones end together. */
 const HASH_ROWS = 64;
 const VERIFY_ROWS = 32;
@@ -154,7 +155,7 @@ class ThreadPool implements ComputePool {
     if (end - first < HASH_INLINE_ROWS || this.#isInline(Math.ceil((end - first) / HASH_ROWS))) {
       return this.kernels.hash(first, end);
     }
-    return this.#runRange(protocol.HASH, first, end, HASH_ROWS);
+    return this.#finish(this.#putRange(protocol.HASH, first, end, HASH_ROWS), nothing);
   }
 
   verify(count: number): Promise<void> | void {
@@ -162,7 +163,7 @@ class ThreadPool implements ComputePool {
     if (count < VERIFY_INLINE_ROWS || this.#isInline(Math.ceil(count / VERIFY_ROWS))) {
       return protocol.verifyRows(this.#share, 0, count);
     }
-    return this.#runRange(protocol.VERIFY, 0, count, VERIFY_ROWS);
+    return this.#finish(this.#putRange(protocol.VERIFY, 0, count, VERIFY_ROWS), nothing);
   }
 
   compress(rows: Int32Array, count: number): Promise<void> | void {
@@ -173,11 +174,22 @@ class ThreadPool implements ComputePool {
     return this.#finish(this.#putCompress(this.#urgent, rows, count), nothing);
   }
 
+  expandAhead(first: number, end: number): Ahead {
+    assert(first >= 0 && first <= end && end <= this.#arena.rows, 'checks to do');
+    const tasks = Math.ceil((end - first) / VERIFY_ROWS);
+    if (end - first < EXPAND_INLINE_ROWS || this.#isInline(tasks)) {
+      protocol.expandRows(this.#share, first, end);
+      return DONE;
+    }
+    const job = this.#putRange(protocol.EXPAND, first, end, VERIFY_ROWS);
+    return { finish: () => this.#finish(job, nothing) };
+  }
+
   compressAhead(rows: Int32Array, count: number): Ahead {
     assert(count >= 0 && count <= rows.length, 'rows to compress');
     if (count === 0 || !this.#hasRoom(this.#ahead, compressTasks(count))) {
       compressInline(this.#share, rows, count);
-      return { finish: () => Promise.resolve() };
+      return DONE;
     }
     const job = this.#putCompress(this.#ahead, rows, count);
     return { finish: () => this.#finish(job, nothing) };
@@ -240,19 +252,14 @@ class ThreadPool implements ComputePool {
     return protocol.taskAt(ring.place, ring.tail++);
   }
 
-  #runRange(
-    kind: typeof protocol.HASH | typeof protocol.VERIFY,
-    first: number,
-    end: number,
-    rows: number,
-  ): Promise<void> {
+  #putRange(kind: protocol.RangeKind, first: number, end: number, rows: number): Job {
     const job = this.#open(this.#urgent);
     for (let at = first; at < end; at += rows) {
       const last = Math.min(at + rows, end);
       protocol.putRange(this.#arena, this.#place(job), job.number, kind, at, last);
     }
     this.#publish(job);
-    return this.#finish(job, nothing);
+    return job;
   }
 
   #putCompress(ring: Ring, rows: Int32Array, count: number): Job {

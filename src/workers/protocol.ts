@@ -49,6 +49,10 @@ export const COMPRESS = 2;
 export const READ = 3;
 /** Compares what checks `A` … `B` − 1 say. */
 export const VERIFY = 4;
+/** Expands what checks `A` … `B` − 1 say. */
+export const EXPAND = 5;
+/** Kinds of tasks over a range. */
+export type RangeKind = typeof HASH | typeof VERIFY | typeof EXPAND;
 const A = 2;
 const B = 3;
 const ROWS = 4;
@@ -86,12 +90,12 @@ export const eventLoopTurn = (): Promise<void> => new Promise((resolve) => setIm
 export const taskAt = (ring: number, n: number): number =>
   (ring * TASKS + (n & (TASKS - 1))) * TASK_WORDS;
 
-/** Writes the task at `at`: rows `first` … `end` − 1 are to be named, or so many checks to be made. */
+/** Writes the task at `at`: rows `first` … `end` − 1 are to be named, or so many checks are to be done. */
 export function putRange(
   { tasks }: Arena,
   at: number,
   job: number,
-  kind: typeof HASH | typeof VERIFY,
+  kind: RangeKind,
   first: number,
   end: number,
 ): void {
@@ -193,6 +197,16 @@ export function verifyRows({ arena, kernels, thread }: Share, first: number, end
   }
 }
 
+/** Does checks `first` … `end` − 1: the last word of each becomes 1 where there was a block to expand, else 0. */
+export function expandRows({ arena, kernels }: Share, first: number, end: number): void {
+  const { checks, staging, verify } = arena;
+  for (let at = first * CHECK_WORDS; at < end * CHECK_WORDS; at += CHECK_WORDS) {
+    const into = staging.byteOffset + checks[at]! * BLOCK_SIZE;
+    const stored = verify.byteOffset + checks[at + 1]! * BLOCK_SIZE;
+    checks[at + 2] = kernels.expand(stored, checks[at + 2]! - COMPRESSED_BASE, into) ? 1 : 0;
+  }
+}
+
 /** Does the task whose first word is `at`. */
 export function runTask(share: Share, at: number): void {
   const { tasks, tasksPlace } = share.arena;
@@ -200,6 +214,7 @@ export function runTask(share: Share, at: number): void {
   if (kind === READ) readRows(share, at);
   else if (kind === HASH) share.kernels.hash(tasks[at + A]!, tasks[at + B]!);
   else if (kind === VERIFY) verifyRows(share, tasks[at + A]!, tasks[at + B]!);
+  else if (kind === EXPAND) expandRows(share, tasks[at + A]!, tasks[at + B]!);
   else {
     const first = tasksPlace + at + ROWS;
     share.kernels.compress(first, first + tasks[at + A]!);

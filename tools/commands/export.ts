@@ -3,6 +3,7 @@ import { VdoError } from '../../src/base/errors.ts';
 import { exportToFile, exportToStream } from '../../src/transfer/export-image.ts';
 import { checkDifferent } from '../../src/transfer/image-source.ts';
 import { openVolume } from '../../src/volume/open.ts';
+import { defaultWorkers } from '../../src/workers/pool.ts';
 import type { Command } from '../cli/args.ts';
 import { printJson, printLines } from '../cli/json.ts';
 import { Progress } from '../cli/progress.ts';
@@ -30,7 +31,7 @@ export const command: Command = {
     if (dest === '-' && args.json) {
       throw new VdoError('InvalidArgument', '--json and an image cannot share standard output');
     }
-    const volume = await openVolume(path, { readOnly: true });
+    const volume = await openVolume(path, { readOnly: true, workers: defaultWorkers() });
     try {
       tellNotice(volume, 'export', path, args);
       const from = args.size('from') ?? 0;

@@ -8,7 +8,9 @@ import { join } from 'node:path';
 import { pathToFileURL } from 'node:url';
 import { afterAll, describe, expect, it } from 'vitest';
 import { compressibleFill, randomFill } from '../../../bench/data.ts';
-import { Arena } from '../../../src/kernels/arena.ts';
+import { COMPRESSED_BASE, UNCOMPRESSED } from '../../../src/base/constants.ts';
+import { sealCompressedBlock } from '../../../src/format/compressed-block.ts';
+import { Arena, CHECK_WORDS } from '../../../src/kernels/arena.ts';
 import { referenceKernels } from '../../../src/kernels/kernels.ts';
 import { decompressBlock } from '../../../src/kernels/lz4.ts';
 import { createPool, defaultWorkers, type ComputePool } from '../../../src/workers/pool.ts';
@@ -155,6 +157,73 @@ describe.each([0, ...(built ? [1, 3] : [])])('a pool of %i workers', (workers) =
       await pool.close();
     }
     await checkHash(arena, pool, 0, ROWS);
+  });
+
+  it('compares rows with stored blocks, and expands them', async () => {
+    const arena = new Arena(ROWS, 4);
+    compressibleFill(arena.blocks, 1);
+    const pool = await createPool(arena, workers);
+    try {
+      const rows = every(1);
+      await pool.compress(rows, ROWS / 2);
+      // Each fragment as a compressed block of its own; from the middle on, blocks as they are.
+      for (let row = 0; row < ROWS; row++) {
+        const block = arena.verify.subarray(row * BLOCK, (row + 1) * BLOCK);
+        block.set(arena.blocks.subarray(row * BLOCK, (row + 1) * BLOCK));
+        if (row >= ROWS / 2) continue;
+        const size = arena.fragmentSizes[row]!;
+        block.set(arena.fragments.subarray(row * BLOCK, row * BLOCK + size), 36);
+        sealCompressedBlock(Buffer.from(block.buffer, block.byteOffset, BLOCK), 0, [size]);
+      }
+      const ask = (row: number): void => {
+        const state = row < ROWS / 2 ? COMPRESSED_BASE : UNCOMPRESSED;
+        arena.checks.set([row, row, state], row * CHECK_WORDS);
+      };
+      for (let row = 0; row < ROWS; row++) ask(row);
+      // One byte that differs, a slot that is not there, a block that is damaged.
+      arena.blocks[7 * BLOCK + 4000]! ^= 1;
+      arena.blocks[900 * BLOCK + 17]! ^= 1;
+      arena.checks[5 * CHECK_WORDS + 2] = COMPRESSED_BASE + 1;
+      arena.verify[9 * BLOCK] = 2;
+      await pool.verify(ROWS);
+      const wrong = rows.filter((row) => arena.checks[row * CHECK_WORDS + 2] !== 1);
+      expect([...wrong]).toEqual([5, 7, 9, 900]);
+      for (let row = 0; row < ROWS / 2; row++) ask(row);
+      const jobs = [pool.expandAhead(0, 100), pool.expandAhead(100, 103)];
+      jobs.push(pool.expandAhead(103, ROWS / 2));
+      for (const job of jobs) await job.finish();
+      for (let row = 0; row < ROWS / 2; row++) {
+        expect(arena.checks[row * CHECK_WORDS + 2]).toBe(row === 9 ? 0 : 1);
+        if (row === 7 || row === 9) continue;
+        const bytes = arena.staging.subarray(row * BLOCK, (row + 1) * BLOCK);
+        expect(Buffer.compare(bytes, arena.blocks.subarray(row * BLOCK, (row + 1) * BLOCK))).toBe(
+          0,
+        );
+      }
+    } finally {
+      await pool.close();
+    }
+  });
+
+  it('does many jobs begun ahead, and others in front of them', async () => {
+    const arena = filledArena();
+    const pool = await createPool(arena, workers);
+    try {
+      const rows = every(2);
+      for (let round = 0; round < 20; round++) {
+        arena.names.fill(0);
+        arena.fragmentSizes.fill(0xaaaa);
+        const ahead = [0, 1, 2, 3].map((k) => {
+          const some = rows.subarray(k * 128, (k + 1) * 128);
+          return pool.compressAhead(some, some.length);
+        });
+        await checkHash(arena, pool, 0, ROWS);
+        for (const job of ahead.reverse()) await job.finish();
+        expect(rows.every((row) => arena.fragmentSizes[row] !== 0xaaaa)).toBe(true);
+      }
+    } finally {
+      await pool.close();
+    }
   });
 
   it('keeps jobs that were asked for at once apart', async () => {
