@@ -17,6 +17,7 @@ import { raw, struct, u16, u64 } from './struct.ts';
 export const CHAPTER_PAGE_SIZE = 32768;
 /** Bytes of a record: name, then data. */
 export const RECORD_SIZE = 32;
+const RECORD_WORDS = RECORD_SIZE / 4;
 export const RECORDS_PER_PAGE = CHAPTER_PAGE_SIZE / RECORD_SIZE;
 
 export const chapterIndexHeader = struct(
@@ -157,13 +158,15 @@ export function findRecord(page: Uint8Array, names: Uint8Array, nameAt: number):
 const keys = new Float64Array(RECORDS_PER_PAGE);
 
 /**
- * Makes a record page of 1024 records in any order. About 0.15 ms.
+ * Makes a record page of 1024 records in any order, both aligned to four bytes. About 0.1 ms.
  */
 export function encodeRecordPage(records: Uint8Array, page: Uint8Array): void {
+  const source = wordsOf(records);
+  const target = wordsOf(page);
   // 42 bits of the name above the record's index sort natively; the rare ties are settled after.
   for (let i = 0; i < RECORDS_PER_PAGE; i++) {
-    const high = swap(getU32(records, i * RECORD_SIZE));
-    const low = swap(getU32(records, i * RECORD_SIZE + 4)) >>> 22;
+    const high = swap(source[i * RECORD_WORDS]!);
+    const low = swap(source[i * RECORD_WORDS + 1]!) >>> 22;
     keys[i] = (high * 1024 + low) * RECORDS_PER_PAGE + i;
   }
   keys.sort();
@@ -175,10 +178,14 @@ export function encodeRecordPage(records: Uint8Array, page: Uint8Array): void {
     }
   }
   for (let k = 0; k < RECORDS_PER_PAGE; k++) {
-    const from = (keys[k]! % RECORDS_PER_PAGE) * RECORD_SIZE;
-    const to = TREE_POSITION[k]! * RECORD_SIZE;
-    for (let i = 0; i < RECORD_SIZE; i++) page[to + i] = records[from + i]!;
+    const from = (keys[k]! % RECORDS_PER_PAGE) * RECORD_WORDS;
+    const to = TREE_POSITION[k]! * RECORD_WORDS;
+    for (let i = 0; i < RECORD_WORDS; i++) target[to + i] = source[from + i]!;
   }
+}
+
+function wordsOf(page: Uint8Array): Uint32Array {
+  return new Uint32Array(page.buffer, page.byteOffset, CHAPTER_PAGE_SIZE / 4);
 }
 
 /** Whether the record of key `a` belongs behind that of key `b` ≥ `a`: only possible in a tie. */

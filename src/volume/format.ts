@@ -44,7 +44,7 @@ export async function formatStorage(
     if (found !== undefined) throw inTheWay(`there is ${found} on it`);
   }
   await refuseUsedNonce(storage, plan.geometry.nonce);
-  const { geometry, superBlock } = plan;
+  const { superBlock } = plan;
   const { blockMap, recoveryJournal, slabSummary } = superBlock.partitions;
   const clear = (pbn: number, blocks: number): Promise<void> =>
     clearRange(storage, pbn * BLOCK_SIZE, blocks * BLOCK_SIZE);
@@ -54,6 +54,12 @@ export async function formatStorage(
   await clear(recoveryJournal.offset, recoveryJournal.count);
   await clear(slabSummary.offset, slabSummary.count);
   await clearBackupTable(storage);
+  return writeLabels(storage, plan);
+}
+
+/** Makes storage whose metadata regions are zeros an empty volume. */
+async function writeLabels(storage: Storage, plan: FormatResult): Promise<FormatResult> {
+  const { geometry, superBlock } = plan;
   const superBlockAt = geometry.dataStart * BLOCK_SIZE;
   await storage.write([{ offset: superBlockAt, bytes: encodeSuperBlock(superBlock) }]);
   await storage.flush();
@@ -171,7 +177,9 @@ async function formatFile(
   } catch (error) {
     throw wrapError('clear', path, error);
   }
-  return withStorage(path, { create: true, size }, (storage) => formatStorage(storage, options));
+  return withStorage(path, { create: true, size }, (storage) =>
+    writeLabels(storage, planFormat(storage.size, options)),
+  );
 }
 
 function formatDevice(path: string, options: FormatVolumeOptions): Promise<FormatResult> {

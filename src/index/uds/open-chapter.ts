@@ -21,7 +21,7 @@ const DATA_VERSION = 2;
 
 /** Stores where a block lies as a record's data. */
 export function writeRecordData(record: Uint8Array, at: number, pbn: number, state: number): void {
-  record.fill(0, at + RECORD_NAME_SIZE, at + RECORD_SIZE);
+  for (let i = at + RECORD_NAME_SIZE; i < at + RECORD_SIZE; i++) record[i] = 0;
   record[at + RECORD_NAME_SIZE] = DATA_VERSION;
   record[at + RECORD_NAME_SIZE + 1] = state;
   setU64(record, at + RECORD_NAME_SIZE + 2, pbn);
