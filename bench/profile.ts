@@ -41,6 +41,8 @@ const PHASES: readonly (readonly [phase: string, ...parts: string[]])[] = [
 const BESIDE = 'I/O';
 const OTHER = 'other';
 const IDLE = '(idle)';
+/** The profiler's own stop: not part of what was run. */
+const PROFILER = 'dispatch';
 export const PHASE_NAMES: readonly string[] = [...PHASES.map(([phase]) => phase), OTHER];
 
 export interface Profiled {
@@ -89,7 +91,8 @@ function samplesOf(profile: Profiler.Profile): { microseconds: Map<string, numbe
   const phaseOfNode = new Map(
     profile.nodes.map(({ id, callFrame }) => {
       const { functionName, url } = callFrame;
-      return [id, functionName === IDLE ? IDLE : phaseOf(functionName, url)];
+      const isOutside = functionName === IDLE || (functionName === PROFILER && url === '');
+      return [id, isOutside ? IDLE : phaseOf(functionName, url)];
     }),
   );
   const microseconds = new Map<string, number>();
