@@ -67,7 +67,7 @@ export class Reader {
       }
     }
     await this.#readRows(rows);
-    this.#target.fill(null);
+    this.#target.fill(null, 0, Math.min(rows, this.#lbn.length));
   }
 
   async #readRows(count: number): Promise<void> {
