@@ -17,7 +17,6 @@ import type { BufferPool } from './buffer-pool.ts';
 import { ByteQueue } from './byte-queue.ts';
 import { negotiate, type Channel, type Offer, type Session } from './handshake.ts';
 import { Output } from './output.ts';
-import { MAX_PAYLOAD_BYTES } from './protocol.ts';
 import { receiveInto } from './receive.ts';
 import type { TlsServer } from './tls.ts';
 import { Transmission } from './transmission.ts';
@@ -35,8 +34,11 @@ const LINGER_MS = 2_000;
 const KEEP_ALIVE_MS = 60_000;
 /** Bytes a client may send ahead of the handshake. */
 const MAX_AHEAD_BYTES = 65_536;
-/** What one client may hold of the server's memory. */
-const ACCOUNT_BYTES = MAX_PAYLOAD_BYTES;
+/**
+ * What one client may hold of the server's memory, if it holds more than one request. More would make
+ * nothing faster: it is what one job of the engine reads.
+ */
+const ACCOUNT_BYTES = 8 * 1024 * 1024;
 
 /** What all connections of a server share. */
 export interface Shared {
