@@ -60,6 +60,11 @@ export class WriteBatch {
   readonly isZero: Uint8Array;
   readonly #rowOf: NumberMap;
   readonly #blocks: Buffer;
+  // Bytes that were added and are not copied yet.
+  #runSource: Buffer | null = null;
+  #runAt = 0;
+  #runTarget = 0;
+  #runBytes = 0;
   count = 0;
   /**
    * Blocks of free space that are kept for it: what its rows were acknowledged against, or, in a
@@ -131,7 +136,7 @@ export class WriteBatch {
 
   /**
    * Adds the `length` bytes at `at` of `source` as bytes `from` … of block `lbn`, which has no row
-   * yet. There must be room.
+   * yet. There must be room. The caller ends with `copyRun`: what lies together is copied together.
    */
   add(lbn: number, from: number, source: Buffer, at: number, length: number): void {
     const row = this.count++;
@@ -147,7 +152,25 @@ export class WriteBatch {
     }
     this.firstHashed = Math.min(this.firstHashed, row);
     this.endHashed = row + 1;
-    source.copy(this.#blocks, (this.base + row) * BLOCK_SIZE + from, at, at + length);
+    const target = (this.base + row) * BLOCK_SIZE + from;
+    const done = this.#runBytes;
+    const goesOn =
+      source === this.#runSource && at === this.#runAt + done && target === this.#runTarget + done;
+    if (!goesOn) {
+      this.copyRun();
+      this.#runSource = source;
+      this.#runAt = at;
+      this.#runTarget = target;
+    }
+    this.#runBytes += length;
+  }
+
+  /** Copies what was added; until then the sources must stay as they are. */
+  copyRun(): void {
+    const end = this.#runAt + this.#runBytes;
+    this.#runSource?.copy(this.#blocks, this.#runTarget, this.#runAt, end);
+    this.#runSource = null;
+    this.#runBytes = 0;
   }
 
   /**
@@ -155,6 +178,7 @@ export class WriteBatch {
    * of two parts with old content between them.
    */
   overlay(row: number, from: number, source: Buffer, at: number, length: number): boolean {
+    this.copyRun();
     const to = from + length;
     if (to < this.from[row]! || from > this.to[row]!) return false;
     const wasPartial = this.to[row]! - this.from[row]! < BLOCK_SIZE;

@@ -103,6 +103,21 @@ export class Engine {
     }
   }
 
+  /** Writes as many of the bytes as can be acknowledged at once; returns how many. */
+  writeNow(offset: number, bytes: Uint8Array): number {
+    const { health } = this.#path;
+    const isCrowded = this.#waitingForRoom.length > 0;
+    if (this.#isClosing || health.failure !== null || isCrowded) return 0;
+    const source = asBuffer(bytes);
+    for (let at = 0; ;) {
+      const batch = at === source.length ? null : this.#openBatch();
+      if (batch === null) return at;
+      const before = at;
+      at = this.#fill(batch, offset, source, at);
+      if (at === before && !batch.isFull && !batch.closed) return at;
+    }
+  }
+
   /** Unmaps blocks `first` … `end` − 1. Resolves when reads see it. */
   discard(first: number, end: number): Promise<void> {
     return new Promise((resolve, reject) => {
@@ -186,6 +201,12 @@ export class Engine {
    * full, is closed since a block has to wait for the next one, or space for a block is not certain.
    */
   #fill(batch: WriteBatch, offset: number, source: Buffer, start: number): number {
+    const end = this.#addRows(batch, offset, source, start);
+    batch.copyRun();
+    return end;
+  }
+
+  #addRows(batch: WriteBatch, offset: number, source: Buffer, start: number): number {
     let lastPage = -1;
     let free = this.#path.depot.allocatable - this.#spokenFor();
     for (let at = start; ;) {

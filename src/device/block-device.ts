@@ -70,6 +70,12 @@ export interface BlockDevice {
    */
   write(offset: number, bytes: Uint8Array, options?: WriteOptions): Promise<void>;
   /**
+   * Optional: writes as many of the bytes, from the first on, as a `write` would answer at once, and
+   * returns their number. `bytes` is the caller's again when it returns. What is left, and every
+   * error, is for `write`.
+   */
+  writeNow?(offset: number, bytes: Uint8Array): number;
+  /**
    * Optional: reads a file by itself and writes it. Returns how many bytes came before the file ended or
    * failed; the rest is the caller's to read and to report. Fails as `write` does.
    */

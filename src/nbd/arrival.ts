@@ -2,11 +2,13 @@
  * The payload of one request while it arrives: a write's goes to the device in pieces, a block
  * status' is collected, that of a refused request is dropped.
  *
+ * What the device answers at once goes to it straight from the socket's buffer, in whole blocks.
+ *
  * Invariants:
  * - Pieces end at multiples of `MAX_PIECE_BYTES` of the device. NBD promises nothing for a write that
  *   is not answered, so a part of it may reach the device.
- * - A payload is copied once, from the socket's buffer into a pooled one; nobody touches that until
- *   the device is done with it.
+ * - What the device takes later is copied once, from the socket's buffer into a pooled one; nobody
+ *   touches that until the device is done with it.
  * - A client holds one piece at most for bytes that have not come. It is small until the client has
  *   filled one, and again once a piece took too long (`spill`): who stops in the middle, or sends
  *   byte by byte, holds next to nothing.
@@ -16,7 +18,7 @@ import type { BufferPool } from './buffer-pool.ts';
 import type { ByteQueue } from './byte-queue.ts';
 import type { Commands } from './commands.ts';
 import type { Request } from './messages.ts';
-import { Command, Errno } from './protocol.ts';
+import { Command, Errno, PREFERRED_BLOCK_BYTES } from './protocol.ts';
 import type { Refusal } from './request-rules.ts';
 
 const MAX_PIECE_BYTES = 1 << 20;
@@ -51,6 +53,8 @@ export class Arrival {
   /** Of the pieces; the first counts. */
   #errno = 0;
   #remaining: number;
+  /** Whether the device has taken everything at once so far. */
+  #isDirect: boolean;
   #status: Buffer | undefined;
   #piece: Buffer | undefined;
   #pieceBytes = 0;
@@ -66,6 +70,7 @@ export class Arrival {
     this.#refusal = refusal;
     this.#remaining = request.payload;
     this.#cost = cost;
+    this.#isDirect = parts.commands.writesNow(request);
     if (refusal !== undefined || request.command === Command.write) return;
     if (request.payload > MAX_STATUS_BYTES) {
       this.#refusal = LONG_PAYLOAD;
@@ -82,7 +87,7 @@ export class Arrival {
         this.#remaining -= input.skip(this.#remaining);
       } else if (this.#status !== undefined) {
         this.#remaining -= input.moveTo(this.#status, this.#status.length - this.#remaining);
-      } else if (!this.#fillPiece()) return 'room';
+      } else if (!this.#writeNow() && !this.#fillPiece()) return 'room';
     }
     if (this.#refusal !== undefined) commands.refuse(this.#request, this.#refusal, this.#cost);
     else if (this.#status !== undefined) {
@@ -109,6 +114,27 @@ export class Arrival {
     void this.#sendPiece(this.#piece);
   }
 
+  /** Hands whole blocks, or the rest, to the device. False where it takes nothing now. */
+  #writeNow(): boolean {
+    if (!this.#isDirect || this.#piece !== undefined) return false;
+    const { input, commands } = this.#parts;
+    const at = this.#at;
+    let wanted = Math.min(input.lying, this.#remaining);
+    if (wanted < this.#remaining) wanted -= (at + wanted) % PREFERRED_BLOCK_BYTES;
+    if (wanted <= 0) return false;
+    const taken = commands.writeNow(at, input.peek(wanted));
+    input.skip(taken);
+    this.#remaining -= taken;
+    this.#isDirect = taken === wanted;
+    return taken > 0;
+  }
+
+  /** Where the next byte to arrive goes on the device. */
+  get #at(): number {
+    const { offset, length } = this.#request;
+    return offset + length - this.#remaining;
+  }
+
   #fillPiece(): boolean {
     const { account, pool, input } = this.#parts;
     if (this.#piece === undefined) {
@@ -122,24 +148,32 @@ export class Arrival {
     const moved = input.moveTo(this.#piece.subarray(0, this.#pieceBytes), this.#filledBytes);
     this.#filledBytes += moved;
     this.#remaining -= moved;
-    if (this.#filledBytes === this.#pieceBytes) {
-      this.#parts.pieceLimit = MAX_PIECE_BYTES;
-      void this.#sendPiece(this.#piece);
-    }
+    if (this.#filledBytes < this.#pieceBytes) return true;
+    if (this.#isDirect && this.#writePieceNow(this.#piece)) return true;
+    if (!this.#isDirect) this.#parts.pieceLimit = MAX_PIECE_BYTES;
+    void this.#sendPiece(this.#piece);
     return true;
   }
 
+  /** Hands a block that came in parts to the device. */
+  #writePieceNow(piece: Buffer): boolean {
+    const size = this.#pieceBytes;
+    const bytes = piece.subarray(0, size);
+    this.#isDirect = this.#parts.commands.writeNow(this.#at - size, bytes) === size;
+    if (this.#isDirect) this.drop();
+    return this.#isDirect;
+  }
+
   #nextPieceBytes(): number {
-    const { offset, length } = this.#request;
-    const at = offset + length - this.#remaining;
-    const limit = this.#parts.pieceLimit;
+    const at = this.#at;
+    const limit = this.#isDirect ? PREFERRED_BLOCK_BYTES : this.#parts.pieceLimit;
     return Math.min(this.#remaining, limit - (at % limit));
   }
 
   async #sendPiece(buffer: Buffer): Promise<void> {
     const { account, commands } = this.#parts;
     const size = this.#pieceBytes;
-    const offset = this.#request.offset + this.#request.length - this.#remaining - size;
+    const offset = this.#at - size;
     this.#piece = undefined;
     this.#pieces++;
     const errno = await commands.writePiece(this.#request, offset, buffer, size);

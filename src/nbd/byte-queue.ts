@@ -49,6 +49,25 @@ export class ByteQueue {
     return bytes;
   }
 
+  /** Bytes that lie together at the front. */
+  get lying(): number {
+    const first = this.#chunks[this.#head];
+    return first === undefined ? 0 : first.length - this.#offset;
+  }
+
+  /** A view of the first `length` bytes, of which at least as many lie together. They stay. */
+  peek(length: number): Buffer {
+    return this.#chunks[this.#head]!.subarray(this.#offset, this.#offset + length);
+  }
+
+  /** Takes `length` bytes, of which there must be as many, as what `parse` makes of them. */
+  parse<T>(length: number, parse: (bytes: Buffer, at: number) => T): T {
+    if (this.lying < length) return parse(this.take(length), 0);
+    const parsed = parse(this.#chunks[this.#head]!, this.#offset);
+    this.#drop(length);
+    return parsed;
+  }
+
   /** Moves as many bytes as there are, or as `target` takes from `at` on. Returns how many. */
   moveTo(target: Buffer, at: number): number {
     const wanted = Math.min(target.length - at, this.#length);

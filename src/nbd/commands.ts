@@ -94,6 +94,16 @@ export class Commands {
     else void this.#status(request, asked.length, asked.ids, cost);
   }
 
+  /** Whether `writeNow` may take anything of a write. */
+  writesNow(request: Request): boolean {
+    return this.#session.export.device.writeNow !== undefined && !isFua(request);
+  }
+
+  /** Writes what the device answers at once, from the first byte on; returns how many bytes. */
+  writeNow(offset: number, bytes: Buffer): number {
+    return this.#session.export.device.writeNow?.(offset, bytes) ?? 0;
+  }
+
   /**
    * Writes one piece; resolves to an error number. The buffer goes back to the pool. The caller then
    * calls `endPiece`: until that the piece counts as in flight.
@@ -242,8 +252,12 @@ export function costOf({ command, length }: Request): number {
 /** What a refusal takes. */
 export const REFUSAL_COST = REQUEST_COST;
 
+function isFua({ flags }: Request): boolean {
+  return (flags & CommandFlag.fua) !== 0;
+}
+
 function optionsOf(request: Request): WriteOptions {
-  return (request.flags & CommandFlag.fua) === 0 ? NO_FUA : FUA;
+  return isFua(request) ? FUA : NO_FUA;
 }
 
 function textOf(errno: number): string {

@@ -48,26 +48,26 @@ export function requestSize(form: Form): number {
   return form === 'extended' ? EXTENDED_REQUEST_SIZE : REQUEST_SIZE;
 }
 
-/** A request of `requestSize` bytes, or `undefined` if the magic is wrong. */
-export function parseRequest(form: Form, bytes: Buffer): Request | undefined {
+/** The request of `requestSize` bytes at `at`, or `undefined` if the magic is wrong. */
+export function parseRequest(form: Form, bytes: Buffer, at: number): Request | undefined {
   const extended = form === 'extended';
-  if (bytes.readUInt32BE(0) !== (extended ? EXTENDED_REQUEST_MAGIC : REQUEST_MAGIC)) {
+  if (bytes.readUInt32BE(at) !== (extended ? EXTENDED_REQUEST_MAGIC : REQUEST_MAGIC)) {
     return undefined;
   }
-  const flags = bytes.readUInt16BE(4);
-  const command = bytes.readUInt16BE(6);
-  const length = extended ? readU64(bytes, 24) : bytes.readUInt32BE(24);
+  const flags = bytes.readUInt16BE(at + 4);
+  const command = bytes.readUInt16BE(at + 6);
+  const length = extended ? readU64(bytes, at + 24) : bytes.readUInt32BE(at + 24);
   // A write has a payload even without the flag that extended headers want for it: QEMU omits it.
   const follows =
     command === Command.write || (extended && (flags & CommandFlag.payloadLength) !== 0);
   return {
     flags,
     command,
-    cookieHigh: bytes.readUInt32BE(8),
-    cookieLow: bytes.readUInt32BE(12),
-    offsetHigh: bytes.readUInt32BE(16),
-    offsetLow: bytes.readUInt32BE(20),
-    offset: readU64(bytes, 16),
+    cookieHigh: bytes.readUInt32BE(at + 8),
+    cookieLow: bytes.readUInt32BE(at + 12),
+    offsetHigh: bytes.readUInt32BE(at + 16),
+    offsetLow: bytes.readUInt32BE(at + 20),
+    offset: readU64(bytes, at + 16),
     length,
     payload: follows ? length : 0,
   };

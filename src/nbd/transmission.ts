@@ -51,6 +51,7 @@ export class Transmission {
   readonly #commands: Commands;
   readonly #arrivals: ArrivalParts;
   readonly #requestSize: number;
+  readonly #parse: (bytes: Buffer, at: number) => Request | undefined;
   /** A request that was read and waits for room. */
   #next: Request | undefined;
   #arrival: Arrival | undefined;
@@ -65,6 +66,7 @@ export class Transmission {
     this.#account = account;
     this.#hooks = hooks;
     this.#requestSize = requestSize(session.form);
+    this.#parse = (bytes, at) => parseRequest(session.form, bytes, at);
     const called = (): void => this.#called();
     const report = (message: string): void => hooks.report(message);
     this.#commands = new Commands(session, output, pool, { called, report });
@@ -87,7 +89,7 @@ export class Transmission {
           this.#setPaused(false);
           break;
         }
-        const request = parseRequest(this.#session.form, this.#input.take(this.#requestSize));
+        const request = this.#input.parse(this.#requestSize, this.#parse);
         if (request === undefined) return this.finish();
         this.#next = request;
       }
@@ -138,10 +140,23 @@ export class Transmission {
     const hasRoom = this.#commands.calls < MAX_REQUESTS && this.#account.take(cost);
     this.#setPaused(!hasRoom);
     if (!hasRoom) return false;
-    if (request.payload > 0) {
+    if (refusal === undefined && this.#writeNow(request)) {
+      this.#commands.answer(request, 0, cost);
+    } else if (request.payload > 0) {
       this.#arrival = new Arrival(this.#arrivals, request, refusal, cost);
     } else if (refusal !== undefined) this.#commands.refuse(request, refusal, cost);
     else this.#commands.run(request, cost);
+    return true;
+  }
+
+  /** Whether it is a small write that is here as a whole, and done. */
+  #writeNow(request: Request): boolean {
+    const { command, offset, payload } = request;
+    if (command !== Command.write || payload === 0 || payload > this.#input.lying) return false;
+    if (!this.#commands.writesNow(request)) return false;
+    const taken = this.#commands.writeNow(offset, this.#input.peek(payload));
+    if (taken < payload) return false; // What was taken is written twice.
+    this.#input.skip(payload);
     return true;
   }
 

@@ -98,9 +98,18 @@ export class Volume implements BlockDevice {
 
   async read(offset: number, length: number, into?: Uint8Array): Promise<Uint8Array> {
     this.#check(offset, length);
-    const target = into === undefined ? new Uint8Array(length) : into.subarray(0, length);
+    const target =
+      into === undefined
+        ? new Uint8Array(length)
+        : into.length === length
+          ? into
+          : into.subarray(0, length);
     if (target.length < length) {
       throw new VdoError('InvalidArgument', `a buffer of ${target.length} bytes for ${length}`);
+    }
+    if (length <= READ_STEP) {
+      if (length > 0) await this.#readStep(offset, target);
+      return target;
     }
     const steps: Promise<void>[] = [];
     for (let at = 0; at < length; at += READ_STEP) {
@@ -115,6 +124,11 @@ export class Volume implements BlockDevice {
     this.#checkWrite(offset, bytes.length);
     await this.#parts.engine.write(offset, bytes);
     await this.#fua(options);
+  }
+
+  writeNow(offset: number, bytes: Uint8Array): number {
+    if (this.#closed !== null || this.readOnly || offset + bytes.length > this.size) return 0;
+    return this.#parts.engine.writeNow(offset, bytes);
   }
 
   async ingest({ fd, from, length, offset, onBlocks, signal }: FileRange): Promise<number> {
@@ -215,12 +229,18 @@ export class Volume implements BlockDevice {
     return { offset: geometry.dataStart * BLOCK_SIZE, bytes: encodeSuperBlock(clean) };
   }
 
-  async #readStep(offset: number, target: Uint8Array): Promise<void> {
+  #readStep(offset: number, target: Uint8Array): Promise<void> {
     const { engine } = this.#parts;
     const lbn = Math.floor(offset / BLOCK_SIZE);
     const skip = offset - lbn * BLOCK_SIZE;
     const count = Math.ceil((skip + target.length) / BLOCK_SIZE);
     if (target.length === count * BLOCK_SIZE) return engine.read(lbn, count, target);
+    return this.#readPart(lbn, count, skip, target);
+  }
+
+  /** Reads blocks of which `target` gets the bytes from `skip` on. */
+  async #readPart(lbn: number, count: number, skip: number, target: Uint8Array): Promise<void> {
+    const { engine } = this.#parts;
     const whole = new Uint8Array(count * BLOCK_SIZE);
     await engine.read(lbn, count, whole);
     target.set(whole.subarray(skip, skip + target.length));

@@ -29,6 +29,10 @@ export class MemoryDevice implements BlockDevice {
     flush: 0,
   };
   fuaCalls = 0;
+  /** Of the calls of `writeNow` that took something: what each took. */
+  readonly takenNow: { readonly offset: number; readonly length: number }[] = [];
+  /** There where the device may write at once. */
+  readonly writeNow?: (offset: number, bytes: Uint8Array) => number;
   inFlight = 0;
   mostInFlight = 0;
   bytesInFlight = 0;
@@ -37,10 +41,22 @@ export class MemoryDevice implements BlockDevice {
     ((call: DeviceCall, offset: number, length: number) => void | Promise<void>) | undefined;
   readonly #random: Random | undefined;
 
-  constructor(size: number, options: { readOnly?: boolean; random?: Random } = {}) {
+  /** With `takesNow`, the device writes at once, as many bytes as that returns for each call. */
+  constructor(
+    size: number,
+    options: { readOnly?: boolean; random?: Random; takesNow?: () => number } = {},
+  ) {
     this.bytes = new Uint8Array(size);
     this.readOnly = options.readOnly ?? false;
     this.#random = options.random;
+    const { takesNow } = options;
+    if (takesNow === undefined) return;
+    this.writeNow = (offset, bytes) => {
+      const length = Math.min(bytes.length, takesNow());
+      this.bytes.set(bytes.subarray(0, length), offset);
+      if (length > 0) this.takenNow.push({ offset, length });
+      return length;
+    };
   }
 
   get size(): number {

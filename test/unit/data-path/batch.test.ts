@@ -14,6 +14,7 @@ function makeBatch(): WriteBatch {
 }
 
 const bytesOf = (batch: WriteBatch, row: number): Buffer => {
+  batch.copyRun();
   const at = (batch.base + row) * BLOCK_SIZE;
   return Buffer.from(arena.blocks.subarray(at, at + BLOCK_SIZE));
 };
@@ -27,6 +28,21 @@ describe('a row', () => {
     expect(bytesOf(batch, 0).equals(source)).toBe(true);
     expect(bytesOf(batch, 1).subarray(100, 110).equals(source.subarray(50, 60))).toBe(true);
     expect([batch.from[1], batch.to[1], batch.partialRows, batch.count]).toEqual([100, 110, 1, 2]);
+  });
+
+  test('has its bytes whatever it was copied together with', () => {
+    const batch = makeBatch();
+    const three = Buffer.concat([1, 2, 3].map((seed) => noise(seed)));
+    const other = Buffer.from(noise(9));
+    batch.add(5, 0, three, 0, BLOCK_SIZE);
+    batch.add(6, 0, three, BLOCK_SIZE, BLOCK_SIZE);
+    batch.add(9, 0, other, 0, BLOCK_SIZE);
+    batch.add(7, 10, three, 2 * BLOCK_SIZE + 10, 50);
+    const [first, second, third, fourth] = [0, 1, 2, 3].map((row) => bytesOf(batch, row));
+    expect(first!.equals(noise(1))).toBe(true);
+    expect(second!.equals(noise(2))).toBe(true);
+    expect(third!.equals(other)).toBe(true);
+    expect(fourth!.subarray(10, 60).equals(noise(3).subarray(10, 60))).toBe(true);
   });
 
   test('of whole zeros is marked, not copied; one that begins with zero is not', () => {

@@ -101,6 +101,19 @@ describe('a full volume', () => {
     await closeAndAudit(volume, storage);
   });
 
+  test('takes at once what there is space for', async () => {
+    const { volume, storage } = await tinyVolume({ compression: false });
+    const next = await fill(volume, 3);
+    expect(volume.writeNow(next * BLOCK_SIZE, noiseRun(7, 5))).toBe(3 * BLOCK_SIZE);
+    expect(volume.writeNow((next + 3) * BLOCK_SIZE, noise(700_003))).toBe(0);
+    await expect(volume.write((next + 3) * BLOCK_SIZE, noise(700_003))).rejects.toMatchObject(
+      NO_SPACE,
+    );
+    await volume.flush();
+    for (let i = 0; i < 3; i++) await expectBlock(volume, next + i, noise(700_000 + i));
+    await closeAndAudit(volume, storage);
+  });
+
   test('overwrites need a block before they give one back, dm-vdo does the same', async () => {
     const { volume, storage } = await tinyVolume({ compression: false });
     await fill(volume, 1);

@@ -124,6 +124,13 @@ export class Twin {
     return this.volume.write(offset, bytes);
   }
 
+  /** As `write`, of what the volume takes at once; returns how many bytes. */
+  writeNow(offset: number, bytes: Uint8Array): number {
+    const taken = this.volume.writeNow(offset, bytes);
+    this.bytes.set(bytes.subarray(0, taken), offset);
+    return taken;
+  }
+
   discard(offset: number, length: number): Promise<void> {
     this.bytes.fill(0, offset, offset + length);
     return this.volume.discard(offset, length);

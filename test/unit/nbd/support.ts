@@ -35,6 +35,10 @@ export class World {
     return this.#server;
   }
 
+  get memory(): NbdServer['memory'] {
+    return this.#server!.memory;
+  }
+
   async client(exportName = '', options: ConnectOptions = {}): Promise<NbdClient> {
     const client = await NbdClient.connect(this.address, exportName, options);
     this.#clients.push(client);

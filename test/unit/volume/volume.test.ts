@@ -55,6 +55,35 @@ describe('writes of any bytes', () => {
     await twin.end();
   });
 
+  test('at once, as far as there is room for them; the rest later', async () => {
+    const twin = new Twin(await tinyVolume({ ...PLAIN, batchBlocks: 4 }));
+    const bytes = bytesOf(1, 11 * BLOCK_SIZE);
+    // Two batches of four blocks, the first and the last one in part.
+    expect(twin.writeNow(100, bytes)).toBe(8 * BLOCK_SIZE - 100);
+    expect(twin.writeNow(20 * BLOCK_SIZE, noise(2))).toBe(0);
+    const rest = twin.write(8 * BLOCK_SIZE, bytes.subarray(8 * BLOCK_SIZE - 100));
+    // Nobody overtakes who waits for room.
+    expect(twin.writeNow(21 * BLOCK_SIZE, noise(3))).toBe(0);
+    await rest;
+    await twin.check(0, 22 * BLOCK_SIZE);
+    expect(twin.writeNow(21 * BLOCK_SIZE, noise(3))).toBe(BLOCK_SIZE);
+    // Over parts of what was written in the same turn, with and without a gap.
+    expect(twin.writeNow(21 * BLOCK_SIZE + 5, noise(4).subarray(0, 10))).toBe(10);
+    expect(twin.writeNow(23 * BLOCK_SIZE + 5, noise(5).subarray(0, 10))).toBe(10);
+    expect(twin.writeNow(23 * BLOCK_SIZE + 500, noise(6).subarray(0, 10))).toBe(10);
+    await twin.volume.flush();
+    await twin.check(0, 25 * BLOCK_SIZE);
+    await twin.end();
+  });
+
+  test('at once: none beyond the end, and none after the close', async () => {
+    const { volume, storage } = await tinyVolume(PLAIN);
+    expect(volume.writeNow(SIZE - BLOCK_SIZE, noise(1))).toBe(BLOCK_SIZE);
+    expect(volume.writeNow(SIZE - BLOCK_SIZE, noiseRun(1, 2))).toBe(0);
+    await closeAndAudit(volume, storage);
+    expect(volume.writeNow(0, noise(1))).toBe(0);
+  });
+
   test('parts that overlap, touch, or leave a gap, all at once', async () => {
     const twin = new Twin(await tinyVolume(PLAIN));
     await twin.write(0, noiseRun(1, 4));
