@@ -49,6 +49,22 @@ export function asBuffer(bytes: Uint8Array): Buffer {
     : Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength);
 }
 
+/**
+ * Copies bytes `start` … `end` − 1 of `source` to `at` of `target`; they do not overlap. To be used where
+ * one of the two is shared memory, as the arena is: there `Buffer.copy` and `TypedArray.set` move word
+ * by word, and byte by byte between addresses that are not aligned alike (4 KiB in 0.7 and 3 µs); `fill`
+ * is a `memcpy` (0.3 µs).
+ */
+export function copyBytes(
+  source: Uint8Array,
+  start: number,
+  end: number,
+  target: Buffer,
+  at: number,
+): void {
+  if (end > start) target.fill(source.subarray(start, end), at, at + end - start);
+}
+
 /** Whether two ranges of equal length hold the same bytes. */
 export function bytesEqual(a: Uint8Array, b: Uint8Array): boolean {
   return a.byteLength === b.byteLength && asBuffer(a).equals(b);

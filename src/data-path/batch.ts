@@ -9,7 +9,7 @@
  * - `deferred` batches answer their requests when they are done, since free space was not certain;
  *   the others were acknowledged when their rows were filled, against `reserved` blocks.
  */
-import { asBuffer } from '../base/bytes.ts';
+import { asBuffer, copyBytes } from '../base/bytes.ts';
 import { BLOCK_SIZE } from '../base/constants.ts';
 import { NumberMap } from '../base/number-map.ts';
 import type { Arena } from '../kernels/arena.ts';
@@ -167,8 +167,9 @@ export class WriteBatch {
 
   /** Copies what was added; until then the sources must stay as they are. */
   copyRun(): void {
-    const end = this.#runAt + this.#runBytes;
-    this.#runSource?.copy(this.#blocks, this.#runTarget, this.#runAt, end);
+    if (this.#runSource === null) return;
+    const at = this.#runAt;
+    copyBytes(this.#runSource, at, at + this.#runBytes, this.#blocks, this.#runTarget);
     this.#runSource = null;
     this.#runBytes = 0;
   }
@@ -192,7 +193,7 @@ export class WriteBatch {
       this.firstHashed = Math.min(this.firstHashed, row);
       this.endHashed = Math.max(this.endHashed, row + 1);
     }
-    source.copy(this.#blocks, (this.base + row) * BLOCK_SIZE + from, at, at + length);
+    copyBytes(source, at, at + length, this.#blocks, (this.base + row) * BLOCK_SIZE + from);
     return true;
   }
 }

@@ -17,7 +17,7 @@
  * Implements docs/FORMAT.md §4, and dm-vdo's choice of bins with more of them.
  */
 import { assert } from '../base/assert.ts';
-import { asBuffer } from '../base/bytes.ts';
+import { asBuffer, copyBytes } from '../base/bytes.ts';
 import {
   BLOCK_SIZE,
   COMPRESSED_BLOCK_DATA_SIZE,
@@ -147,7 +147,7 @@ export class Packer {
   /** Expands a fragment to `at` of `into`, by way of `expanded`. */
   read(fragment: number, into: Uint8Array, at: number): void {
     this.expand(fragment);
-    into.set(this.#expanded, at);
+    copyBytes(this.#expanded, 0, BLOCK_SIZE, asBuffer(into), at);
   }
 
   fragmentBytes(fragment: number): Uint8Array {

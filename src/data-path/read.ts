@@ -2,7 +2,7 @@
  * The phases of a read: blocks that wait in the packer answer from there, the rest are located in the
  * block map, read in one vector, and expanded where they are compressed.
  */
-import { asBuffer } from '../base/bytes.ts';
+import { asBuffer, copyBytes } from '../base/bytes.ts';
 import { BLOCK_MAP_ENTRIES_PER_PAGE, BLOCK_SIZE, UNCOMPRESSED } from '../base/constants.ts';
 import { VdoError } from '../base/errors.ts';
 import { NumberMap } from '../base/number-map.ts';
@@ -156,7 +156,8 @@ export class Reader {
           { lbn: this.#lbn[row]! },
         );
       }
-      this.#staging.copy(this.#target[row]!, this.#at[row]!, i * BLOCK_SIZE, (i + 1) * BLOCK_SIZE);
+      const from = i * BLOCK_SIZE;
+      copyBytes(this.#staging, from, from + BLOCK_SIZE, this.#target[row]!, this.#at[row]!);
     }
   }
 }

@@ -5,7 +5,7 @@
  * One batch or other step runs at a time; between the awaits of a phase no other step touches the
  * state. Commits and checkpoints run beside, on copies.
  */
-import { asBuffer } from '../base/bytes.ts';
+import { asBuffer, copyBytes } from '../base/bytes.ts';
 import {
   BLOCK_MAP_ENTRIES_PER_PAGE,
   BLOCK_SIZE,
@@ -125,8 +125,8 @@ export class Writer {
       if (to - from === BLOCK_SIZE) continue;
       await this.#reader.read([{ lbn: batch.lbn[row]!, count: 1, into: this.#old }]);
       const at = (batch.base + row) * BLOCK_SIZE;
-      this.#old.copy(blocks, at, 0, from);
-      this.#old.copy(blocks, at + to, to, BLOCK_SIZE);
+      copyBytes(this.#old, 0, from, blocks, at);
+      copyBytes(this.#old, to, BLOCK_SIZE, blocks, at + to);
       this.#path.counters.partialBlocks++;
     }
   }
