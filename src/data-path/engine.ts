@@ -6,16 +6,18 @@
  * - One job runs at a time; everything it changes, it changes alone (commits work on copies).
  * - A write is acknowledged as soon as its bytes are in a batch and free space for them is reserved.
  *   Where space is not certain it waits in a *deferred* batch and is answered when that is done.
- * - Reads that came after a write see it: they run after its batch. Likewise discards and flushes.
+ * - Reads that came after a write see it: they run after its batch. Likewise flushes. A discard is a job
+ *   for every step of it: what comes while it runs is in no order with it.
  * - Memory is bounded by the two batches: a write that finds both taken waits.
  * - An error of a job whose writes were acknowledged makes the volume read-only.
  */
 import { asBuffer } from '../base/bytes.ts';
-import { BLOCK_MAP_ENTRIES_PER_PAGE, BLOCK_SIZE } from '../base/constants.ts';
 import { VdoError } from '../base/errors.ts';
+import { InFlight } from '../storage/in-flight.ts';
 import { makeColumns, WriteBatch, Fate, type BatchColumns } from './batch.ts';
 import type { DataPath } from './data-path.ts';
-import { discardRange } from './discard.ts';
+import { discardStep } from './discard.ts';
+import { fillBatch } from './fill.ts';
 import { Ingest, type IngestSource } from './ingest.ts';
 import { Reader, type ReadRequest } from './read.ts';
 import { noSpace, Writer } from './write.ts';
@@ -23,8 +25,8 @@ import { noSpace, Writer } from './write.ts';
 /** Ticks of the commit timer after which a fragment has waited long enough. */
 const FRAGMENT_TICKS = 10;
 
-interface Waiting {
-  readonly resolve: () => void;
+interface Waiting<T = void> {
+  readonly resolve: (value: T) => void;
   readonly reject: (error: unknown) => void;
 }
 
@@ -37,7 +39,7 @@ interface ReadJob {
 type Job =
   | { readonly kind: 'write'; readonly batch: WriteBatch; readonly columns: BatchColumns }
   | ReadJob
-  | ({ readonly kind: 'discard'; readonly first: number; readonly end: number } & Waiting)
+  | ({ readonly kind: 'discard'; readonly first: number; readonly end: number } & Waiting<number>)
   | { readonly kind: 'flush'; readonly waiting: Waiting[] }
   | { readonly kind: 'inspect'; readonly run: () => Promise<void> }
   | { readonly kind: 'tick' };
@@ -50,6 +52,7 @@ export class Engine {
   readonly #spareColumns: BatchColumns[];
   /** Writes that wait for a batch, in order. */
   readonly #waitingForRoom: (() => void)[] = [];
+  readonly #discards = new InFlight();
   /** Reserved by batches that were acknowledged and have not allocated yet. */
   #running: WriteBatch | null = null;
   #isRunning = false;
@@ -118,10 +121,19 @@ export class Engine {
     }
   }
 
-  /** Unmaps blocks `first` … `end` − 1. Resolves when reads see it. */
-  discard(first: number, end: number): Promise<void> {
+  /**
+   * Unmaps blocks `first` … `end` − 1, step by step: other requests have their turns between. Resolves
+   * when reads see it.
+   */
+  async discard(first: number, end: number): Promise<void> {
+    this.#checkWritable();
+    await this.#discards.run(async () => {
+      for (let at = first; at < end;) at = await this.#discardStep(at, end);
+    });
+  }
+
+  #discardStep(first: number, end: number): Promise<number> {
     return new Promise((resolve, reject) => {
-      this.#checkWritable();
       this.#enqueue({ kind: 'discard', first, end, resolve, reject });
     });
   }
@@ -162,6 +174,7 @@ export class Engine {
   async close(): Promise<void> {
     this.#isClosing = true;
     try {
+      await this.#discards.idle();
       await this.flush();
     } finally {
       if (this.#timer !== null) clearTimeout(this.#timer);
@@ -196,41 +209,10 @@ export class Engine {
     return new Promise((resolve) => this.#waitingForRoom.push(resolve));
   }
 
-  /**
-   * Copies blocks into `batch` and returns how far it came: to the end of `source`, until the batch is
-   * full, is closed since a block has to wait for the next one, or space for a block is not certain.
-   */
+  /** Copies blocks into `batch`, as far as it takes them; returns how far that is. */
   #fill(batch: WriteBatch, offset: number, source: Buffer, start: number): number {
-    const end = this.#addRows(batch, offset, source, start);
-    batch.copyRun();
-    return end;
-  }
-
-  #addRows(batch: WriteBatch, offset: number, source: Buffer, start: number): number {
-    let lastPage = -1;
-    let free = this.#path.depot.allocatable - this.#spokenFor();
-    for (let at = start; ;) {
-      if (at === source.length) return at;
-      const position = offset + at;
-      const lbn = Math.floor(position / BLOCK_SIZE);
-      const from = position - lbn * BLOCK_SIZE;
-      const length = Math.min(BLOCK_SIZE - from, source.length - at);
-      const row = batch.rowOf(lbn);
-      if (row >= 0) {
-        batch.closed = !batch.overlay(row, from, source, at, length);
-        if (batch.closed) return at;
-      } else {
-        if (batch.isFull) return at;
-        const page = Math.floor(lbn / BLOCK_MAP_ENTRIES_PER_PAGE);
-        const needed = page === lastPage ? 1 : 1 + this.#path.blockMap.missingPages(page);
-        if (!batch.deferred && free < needed) return at;
-        lastPage = page;
-        free -= needed;
-        batch.reserved += needed;
-        batch.add(lbn, from, source, at, length);
-      }
-      at += length;
-    }
+    const free = this.#path.depot.allocatable - this.#spokenFor();
+    return fillBatch(this.#path.blockMap, batch, { offset, source, start, free });
   }
 
   /** Writes what fits into a batch of its own, answered when done. Returns how far it came. */
@@ -342,11 +324,10 @@ export class Engine {
     }
   }
 
-  async #runDiscard(first: number, end: number, waiting: Waiting): Promise<void> {
+  async #runDiscard(first: number, end: number, waiting: Waiting<number>): Promise<void> {
     try {
       this.#path.health.check();
-      await discardRange(this.#path, first, end);
-      waiting.resolve();
+      waiting.resolve(await discardStep(this.#path, first, end));
     } catch (error) {
       waiting.reject(this.#path.health.fail(error));
     }

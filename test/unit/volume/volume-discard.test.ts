@@ -33,6 +33,39 @@ describe('discards', () => {
     await twin.end();
   });
 
+  test('of much let others have their turns between', async () => {
+    const { volume, storage } = await tinyVolume(PLAIN, { logicalSize: 2 ** 30 });
+    const leaves = 40;
+    for (let page = 0; page < leaves; page++) {
+      await volume.write(page * 812 * BLOCK_SIZE, noise(page));
+    }
+    await volume.flush();
+    let isDone = false;
+    const discarded = volume.discard(0, 2 ** 30).then(() => (isDone = true));
+    const seen: boolean[] = [];
+    for (let page = leaves - 1; page >= leaves - 3; page--) {
+      await expectBlock(volume, page * 812, noise(page));
+      seen.push(isDone);
+    }
+    expect(seen).toEqual([false, false, false]);
+    await volume.flush();
+    await discarded;
+    for (let page = 0; page < leaves; page++) {
+      await expectBlock(volume, page * 812, new Uint8Array(BLOCK_SIZE));
+    }
+    expect(statistic(volume, 'dataBlocksUsed')).toBe(0);
+    await closeAndAudit(volume, storage);
+  });
+
+  test('under way end before the volume is closed', async () => {
+    const { volume, storage } = await tinyVolume(PLAIN, { logicalSize: 2 ** 30 });
+    for (let page = 0; page < 40; page++) await volume.write(page * 812 * BLOCK_SIZE, noise(page));
+    await volume.flush();
+    const discarded = volume.discard(0, 2 ** 30);
+    await Promise.all([closeAndAudit(volume, storage), discarded]);
+    await expect(volume.discard(0, BLOCK_SIZE)).rejects.toMatchObject({ code: 'Closed' });
+  });
+
   test('give blocks back, of a whole volume in one call', async () => {
     const { volume, storage } = await tinyVolume(PLAIN, {
       recoveryJournalBlocks: 4,
