@@ -57,6 +57,13 @@ export function available(): Availability {
   return { qemu: qemuMissing ?? true, uml: umlMissing ?? true, tools: missing ?? true };
 }
 
+/** Where the image tools of a new QEMU are, and `true`, or why there are none. */
+export function newQemu(): { readonly folder: string; readonly state: true | string } {
+  const folder = join(CACHE, 'qemu-new', 'usr', 'bin');
+  const isThere = existsSync(join(folder, 'qemu-nbd'));
+  return { folder, state: isThere || 'no new QEMU: run test/interop/lab/qemu-new' };
+}
+
 /** What `describe.skipIf` and a title need: whether to skip, and the reason for people to read. */
 export function skipReason(...wanted: (true | string)[]): { skip: boolean; note: string } {
   const reason = wanted.find((state) => state !== true);

@@ -18,7 +18,7 @@ import {
 } from './harness.ts';
 import { ForeignServer } from './nbd-servers.ts';
 import { built, library, serve, uvdo } from './uvdo.ts';
-import { sha256 } from './workload.ts';
+import { makeImage, sha256 } from './workload.ts';
 
 const MiB = 2 ** 20;
 const DISK = 400 * MiB;
@@ -27,15 +27,6 @@ const here = available();
 const programs = ['nbdkit', 'qemu-nbd', 'qemu-img', 'nbdcopy'].filter((name) => !hasProgram(name));
 const servers = programs.length === 0 || `missing ${programs.join(', ')}`;
 const { skip, note } = skipReason(servers, here.tools, built());
-
-/** Holes, noise, the same noise again at another place, text. */
-function makeImage(size: number): Buffer {
-  const image = Buffer.alloc(size);
-  randomBytes(3 * MiB).copy(image, MiB);
-  image.copy(image, 7 * MiB, MiB, 3 * MiB);
-  image.fill('all work and no play ', 11 * MiB, 12 * MiB + 5);
-  return image;
-}
 
 const create = (target: string, source: string): Promise<unknown> =>
   uvdo(['create', target, source, '--no-index', '--quiet']);

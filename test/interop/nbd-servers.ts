@@ -28,12 +28,21 @@ export class ForeignServer {
     return server;
   }
 
-  /** `qemu-nbd ARGUMENTS…`, which outlives its clients. */
+  /** `qemu-nbd ARGUMENTS…`, which outlives its clients; of the programs in `bin`, if that is said. */
   static async qemu(folder: string, ...args: string[]): Promise<ForeignServer> {
+    return ForeignServer.qemuOf('', folder, ...args);
+  }
+
+  static async qemuOf(bin: string, folder: string, ...args: string[]): Promise<ForeignServer> {
     const socket = join(folder, `qemu-${Date.now() % 1e7}`);
-    const server = new ForeignServer('qemu-nbd', ['-t', '-k', socket, ...args], socket);
+    const server = new ForeignServer(join(bin, 'qemu-nbd'), ['-t', '-k', socket, ...args], socket);
     await server.start();
     return server;
+  }
+
+  /** What it wrote to its standard error. */
+  get complaints(): string {
+    return this.#complaints;
   }
 
   get uri(): string {

@@ -8,8 +8,19 @@ import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { BLOCK } from './vdo-image.ts';
 
+const MIB = 2 ** 20;
+
 export function sha256(bytes: Uint8Array): string {
   return createHash('sha256').update(bytes).digest('hex');
+}
+
+/** An image of at least 13 MiB: holes, noise, the same noise again at another place, text. */
+export function makeImage(size: number): Buffer {
+  const image = Buffer.alloc(size);
+  randomBytes(3 * MIB).copy(image, MIB);
+  image.copy(image, 7 * MIB, MIB, 3 * MIB);
+  image.fill('all work and no play ', 11 * MIB, 12 * MIB + 5);
+  return image;
 }
 
 export class Workload {
