@@ -14,9 +14,17 @@ import { murmur3 } from '../../src/kernels/murmur3.ts';
 import { volumeAddress, volumeList, isHook } from '../../src/index/uds/record-name.ts';
 import { saveVolumeIndex } from '../../src/index/uds/volume-index-save.ts';
 import type { HashIndex } from '../../src/index/hash-index.ts';
+import { IndexSaves } from '../../src/index/uds/index-saves.ts';
 import { OpenChapter } from '../../src/index/uds/open-chapter.ts';
-import { available, skipReason, withFolder } from './harness.ts';
-import { indexImage, madeUpHistory } from './index-image.ts';
+import { available, copySparse, skipReason, withFolder } from './harness.ts';
+import {
+  indexImage,
+  madeUpHistory,
+  openIndex,
+  savedVolumeIndexOf,
+  thinChapters,
+  withIndex,
+} from './index-image.ts';
 import { formatVolume, kernelWrites, uniqueFile, uvdoWrites } from './index-writes.ts';
 import { built } from './uvdo.ts';
 
@@ -56,6 +64,113 @@ describe.skipIf(skip)(`the ring has wrapped${note}`, () => {
       expect(kernel).toMatchObject({ entries: blocks, valid: blocks, stored: 0 });
       const ours = await uvdoWrites(path, [[join(folder, 'ours'), 6 * GiB]]);
       expect(ours).toMatchObject({ entries: blocks, valid: blocks, stored: 0, warning: null });
+    });
+  });
+});
+
+describe.skipIf(skip)(`the window moves on${note}`, () => {
+  it('past a chapter: what was written again is still known, the rest is new, here and there', async () => {
+    await withFolder(async (folder) => {
+      const path = join(folder, 'volume');
+      const kept = 10_000;
+      uniqueFile(join(folder, 'old'), CHAPTER, 31);
+      uniqueFile(join(folder, 'new'), CHAPTER - kept, 32);
+      writeFileSync(
+        join(folder, 'kept'),
+        readFileSync(join(folder, 'old')).subarray(0, kept * BLOCK),
+      );
+      await formatVolume(path);
+      const image = await indexImage(path);
+      const { index, region, saves, volumeIndex, pageMap } = await madeUpHistory(image, 3, 3);
+      await uvdoWrites(path, [[join(folder, 'old'), 0]], { index: unclosed(index) });
+      await index.settled();
+      expect(index.chapters).toEqual({ newest: 4, oldest: 3 });
+      // As if 1022 more chapters had been written: the next one that is closed is the first beyond the window.
+      volumeIndex.openChapter(1026);
+      await saves.write({
+        newest: 1026,
+        oldest: 3,
+        openChapter: new OpenChapter(image.geometry.recordsPerChapter),
+        pageMap,
+        volumeIndex: saveVolumeIndex(volumeIndex, region.volumeNonce),
+        now: Date.now(),
+      });
+      await image.storage.close();
+      const copy = join(folder, 'copy');
+      await copySparse(path, copy);
+      const writes = (name: string, at: number): [string, number][] => [[join(folder, name), at]];
+      const steps: [string, number, { valid: number; stored: number }][] = [
+        ['kept', GiB, { valid: kept, stored: 0 }],
+        // Fills the open chapter: that is closed, and the oldest one forgotten.
+        ['new', 2 * GiB, { valid: 0, stored: CHAPTER - kept }],
+        ['old', 3 * GiB, { valid: kept, stored: CHAPTER - kept }],
+        ['new', ELSEWHERE, { valid: CHAPTER - kept, stored: 0 }],
+      ];
+      for (const [name, at, expected] of steps) {
+        const theirs = await kernelWrites(copy, folder, [[name, at]]);
+        expect(theirs, `the kernel, ${name}`).toMatchObject(expected);
+        expect(await uvdoWrites(path, writes(name, at)), `uvdo, ${name}`).toMatchObject({
+          ...expected,
+          warning: null,
+        });
+      }
+      const chapters = (file: string): Promise<unknown> =>
+        withIndex(file, async (found) => new IndexSaves(found).find());
+      expect(await chapters(path)).toMatchObject({ newest: 1028, oldest: 5 });
+      expect(await chapters(copy)).toMatchObject({ newest: 1028, oldest: 5 });
+    });
+  });
+});
+
+describe.skipIf(skip)(`the ring has wrapped when the kernel crashes${note}`, () => {
+  it('both rebuild the same lists, bit for bit, and find the same', async () => {
+    await withFolder(async (folder) => {
+      const path = join(folder, 'volume');
+      const blocks = 3 * CHAPTER + 1000;
+      const more = CHAPTER + 3000;
+      uniqueFile(join(folder, 'ours'), blocks, 21);
+      uniqueFile(join(folder, 'theirs'), more, 22);
+      const again = 20_000;
+      writeFileSync(
+        join(folder, 'again'),
+        readFileSync(join(folder, 'ours')).subarray(0, again * BLOCK),
+      );
+      await formatVolume(path);
+      const image = await indexImage(path);
+      const { index, region } = await madeUpHistory(image, 0, 1022);
+      await uvdoWrites(path, [[join(folder, 'ours'), 0]], { index });
+      expect(index.chapters).toEqual({ newest: 1025, oldest: 2 });
+      // The ring is full: 1 to 1021 before, then 1022, 1023 at its end, 1024 in slot 0.
+      await thinChapters(region, 1, 1022);
+      await image.storage.close();
+      // The kernel closes 1025 in slot 1, with names that it found in 1022 among the others.
+      await kernelWrites(
+        path,
+        folder,
+        [
+          ['again', ELSEWHERE],
+          ['theirs', 2 * GiB],
+        ],
+        { crash: true },
+      );
+      const copy = join(folder, 'copy');
+      await copySparse(path, copy);
+      const kernel = await kernelWrites(copy, folder, []);
+      const rebuilt = await savedVolumeIndexOf(copy);
+      const opened = await indexImage(path);
+      const ours = await openIndex(opened);
+      await ours.settled();
+      expect(ours.warning).toBeNull();
+      expect(ours.chapters).toEqual({ newest: 1026, oldest: 3 });
+      expect(ours.statistics().entriesIndexed).toBe(kernel.entries);
+      await ours.close();
+      await opened.storage.close();
+      const saved = await savedVolumeIndexOf(path);
+      expect(saved.equals(rebuilt)).toBe(true);
+      const theirs = await kernelWrites(copy, folder, [['ours', 6 * GiB]]);
+      const found = await uvdoWrites(path, [[join(folder, 'ours'), 6 * GiB]]);
+      expect(theirs).toMatchObject({ valid: blocks, stored: 0 });
+      expect(found).toMatchObject({ valid: blocks, stored: 0, warning: null });
     });
   });
 });

@@ -97,7 +97,7 @@ export async function kernelWrites(
     crash,
     script: `set -e
 vdo_start \${DISKS[0]} v
-vdo_wait_index v
+vdo_wait_index v 300
 vdo_wait_recovery v
 b=$(vdo_stats v dataBlocksUsed)
 ${puts.join('\n')}
