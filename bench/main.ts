@@ -3,13 +3,15 @@
  *
  *     npm run bench -- [--quick] [--kernels | --engine] [--size MIB] [--dir DIRECTORY] [--write]
  *     npm run bench -- --volume-index
+ *     npm run bench -- --uds-index [--chapters N]
  *     npm run bench -- --profile [--check | --keep] [--size MIB]
  *     npm run bench -- --compare [--records N]
  *
  * `--write` puts the table, commit and machine into docs/PERFORMANCE.md; `--quick` is a smoke test.
  * `--profile` shows where the time goes, by phase, and checks or keeps the budget (profile.ts).
- * `--volume-index` fills the volume index of 0.25 GB, which takes a minute or two; `--compare`
- * runs all indexes on one stream of names (10 million), which takes minutes. Both only print.
+ * `--volume-index` fills the volume index of 0.25 GB, which takes a minute or two; `--uds-index` the whole index in a
+ * file, half full (1024 chapters: full), with save, load and rebuild: two minutes, five when full; `--compare`
+ * runs all indexes on one stream of names (10 million), which takes minutes. All three only print.
  */
 import { parseArgs } from 'node:util';
 import { MiB } from '../src/base/constants.ts';
@@ -26,13 +28,14 @@ import {
   readBudget,
   unitMicroseconds,
 } from './profile.ts';
+import { udsIndexTable } from './uds-index.ts';
 import { volumeIndexRows } from './volume-index.ts';
 import { machine, tableOf, writeBetweenMarks, type Row } from './table.ts';
 
 /** MiB of a run: compiling the code, some 300 ms of CPU, is to be no part of what a block costs. */
 const FULL_MIB = 2048;
 const USAGE =
-  'npm run bench -- [--quick] [--kernels | --engine | --volume-index | --compare] [--size MIB] [--dir DIR] [--write]';
+  'npm run bench -- [--quick] [--kernels | --engine | --volume-index | --uds-index | --compare] [--size MIB] [--dir DIR] [--write]';
 
 function parse() {
   try {
@@ -45,6 +48,8 @@ function parse() {
         check: { type: 'boolean', default: false },
         keep: { type: 'boolean', default: false },
         'volume-index': { type: 'boolean', default: false },
+        'uds-index': { type: 'boolean', default: false },
+        chapters: { type: 'string', default: '512' },
         compare: { type: 'boolean', default: false },
         records: { type: 'string', default: '10000000' },
         size: { type: 'string' },
@@ -73,6 +78,10 @@ const engineOptions: EngineOptions = {
 
 if (options.compare) {
   console.log([machine(), '', await compareIndexes(Number(options.records))].join('\n'));
+  process.exit();
+}
+if (options['uds-index']) {
+  console.log([machine(), '', await udsIndexTable(Number(options.chapters))].join('\n'));
   process.exit();
 }
 if (options['volume-index']) {
