@@ -8,14 +8,20 @@ import { eachSeed } from './seeds.ts';
 
 const SEEDS = 14;
 const MAX_STORIES = 20;
+const VERBOSE = process.env['UVDO_SIM_VERBOSE'] !== undefined;
 
 it('the index survives a power loss at any operation', { timeout: 120_000 }, async () => {
   const results = await eachSeed('test/sim/index.test.ts', SEEDS, (seed) =>
     runIndexStory(seed, { crashesPerOperation: 0.5 }),
   );
   if (results.length < SEEDS) return;
-  const sum = (of: 'loads' | 'rebuilds' | 'chapters') =>
+  const sum = (of: 'crashes' | 'loads' | 'rebuilds' | 'chapters') =>
     results.reduce((total, result) => total + result[of], 0);
+  if (VERBOSE) {
+    console.error(
+      `${sum('crashes')} power losses: ${sum('loads')} loads, ${sum('rebuilds')} rebuilds; ${sum('chapters')} chapters closed`,
+    );
+  }
   expect(sum('loads')).toBeGreaterThan(15);
   expect(sum('rebuilds')).toBeGreaterThan(15);
   expect(sum('chapters')).toBeGreaterThan(15);
@@ -23,10 +29,13 @@ it('the index survives a power loss at any operation', { timeout: 120_000 }, asy
 
 it('a save that stays valid when a chapter is closed is noticed', async () => {
   let because = '';
+  let stories = 0;
   for (let seed = 1; seed <= MAX_STORIES && because === ''; seed++) {
+    stories = seed;
     await runIndexStory(seed, { sabotage: 'stale-save' }).catch((error: unknown) => {
       because = String(error);
     });
   }
+  if (VERBOSE) console.error(`stale-save: story ${stories}, ${because}`);
   expect(because).toMatch(/^Violation: /);
 });
