@@ -37,6 +37,7 @@ export const SOLE = 65535;
 const TABLE_VERSION = 1;
 const SAVE_VERSION = 1;
 export const INDEX_SUPER_VERSION = 3;
+const CONVERTED_SUPER_VERSION = 7;
 const NO_CHAPTER = new Uint8Array(8).fill(0xff);
 
 export const indexRegionTable = struct(
@@ -81,6 +82,16 @@ export const indexSuperBlock = struct(
   104,
 );
 
+/** Behind the super block's fields, of version 7 only. */
+export const indexSuperBlockOffsets = struct(
+  'IndexSuperBlockOffsets',
+  {
+    volumeOffset: u64('blocks by which the chapters were moved'),
+    startOffset: u64('blocks in front of the device that were given up'),
+  },
+  16,
+);
+
 export const indexConfig = struct(
   'IndexConfig',
   {
@@ -97,6 +108,16 @@ export const indexConfig = struct(
     nonce: raw(8, 'nonce of the volume'),
   },
   50,
+);
+
+/** Behind the configuration's fields, of version 08.02 only. */
+export const indexRemapping = struct(
+  'IndexRemapping',
+  {
+    virtual: u64('number of the chapter that was moved'),
+    physical: u64('slot where it lies'),
+  },
+  16,
 );
 
 export const indexSave = struct(
@@ -199,7 +220,13 @@ export interface IndexSuperBlock {
   readonly pageMapBlocks: number;
 }
 
-/** The payload of the super block. */
+/** Where a conversion put the parts of an index; 0, 0 everywhere else. */
+export interface IndexOffsets {
+  readonly volumeOffset: number;
+  readonly startOffset: number;
+}
+
+/** The payload of a super block of version 3. */
 export function encodeIndexSuperBlock(value: IndexSuperBlock): Uint8Array {
   const bytes = new Uint8Array(indexSuperBlock.size);
   indexSuperBlock.write(bytes, {
@@ -214,22 +241,32 @@ export function encodeIndexSuperBlock(value: IndexSuperBlock): Uint8Array {
 }
 
 /** Fails with `Corrupt`, or with `UnsupportedVersion` for what other versions of dm-vdo wrote. */
-export function decodeIndexSuperBlock(payload: Uint8Array): IndexSuperBlock {
+export function decodeIndexSuperBlock(payload: Uint8Array): IndexSuperBlock & IndexOffsets {
   const value = indexSuperBlock.decode(payload);
   if (!bytesEqual(value.label, SUPER_LABEL)) {
     throw new VdoError('Corrupt', 'the super block of the index lacks its label');
   }
-  if (value.version !== INDEX_SUPER_VERSION) {
+  const converted = value.version === CONVERTED_SUPER_VERSION;
+  if (value.version !== INDEX_SUPER_VERSION && !converted) {
     throw new VdoError(
       'UnsupportedVersion',
-      `the super block of the index has version ${value.version}, not ${INDEX_SUPER_VERSION}`,
+      `the super block of the index has version ${value.version}, not 3 or 7`,
     );
   }
   if (value.blockSize !== BLOCK_SIZE || value.indexes !== 1 || value.saves !== 2) {
     throw new VdoError('Corrupt', 'the super block of the index contradicts itself');
   }
   const { nonceInfo, nonce, openChapterBlocks, pageMapBlocks } = value;
-  return { nonceInfo, nonce, openChapterBlocks, pageMapBlocks };
+  if (converted && payload.length < indexSuperBlock.size + indexSuperBlockOffsets.size) {
+    throw new VdoError('Corrupt', 'the super block of the index is cut off');
+  }
+  const { volumeOffset, startOffset } = converted
+    ? indexSuperBlockOffsets.decode(payload, indexSuperBlock.size)
+    : { volumeOffset: 0, startOffset: 0 };
+  if (startOffset > volumeOffset) {
+    throw new VdoError('Corrupt', 'the super block of the index moves it before its start');
+  }
+  return { nonceInfo, nonce, openChapterBlocks, pageMapBlocks, volumeOffset, startOffset };
 }
 
 export interface IndexConfig {
@@ -251,19 +288,18 @@ export function encodeIndexConfig(config: IndexConfig): Uint8Array {
   return block;
 }
 
-/** Fails with `Corrupt` or `UnsupportedVersion`. */
-export function decodeIndexConfig(block: Uint8Array): IndexConfig {
+/** The configuration, and the chapter that was moved, if any. Fails with `Corrupt`. */
+export function decodeIndexConfig(block: Uint8Array) {
   const { magic, version, ...config } = indexConfig.decode(block);
   if (!bytesEqual(magic, CONFIG_MAGIC)) {
     throw new VdoError('Corrupt', 'the configuration of the index lacks its magic');
   }
-  if (bytesEqual(version, CONFIG_VERSION_REMAPPED)) {
-    throw new VdoError('UnsupportedVersion', 'the index has chapters that a conversion moved');
-  }
-  if (!bytesEqual(version, CONFIG_VERSION)) {
+  const isRemapped = bytesEqual(version, CONFIG_VERSION_REMAPPED);
+  if (!isRemapped && !bytesEqual(version, CONFIG_VERSION)) {
     throw new VdoError('Corrupt', 'the configuration of the index has an unknown version');
   }
-  return config;
+  const remapping = isRemapped ? indexRemapping.decode(block, indexConfig.size) : null;
+  return { config, remapping };
 }
 
 export interface IndexSave {

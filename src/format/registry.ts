@@ -11,8 +11,10 @@ import {
   indexConfig,
   indexRegion,
   indexRegionTable,
+  indexRemapping,
   indexSave,
   indexSuperBlock,
+  indexSuperBlockOffsets,
 } from './index-layout.ts';
 import { openChapterHeader, pageMapHeader } from './index-save.ts';
 import { recoveryBlockHeader, recoveryEntry, recoverySector } from './recovery-block.ts';
@@ -60,7 +62,9 @@ export const STRUCTURES: readonly Structure[] = [
   indexRegionTable,
   indexRegion,
   indexSuperBlock,
+  indexSuperBlockOffsets,
   indexConfig,
+  indexRemapping,
   indexSave,
   openChapterHeader,
   pageMapHeader,

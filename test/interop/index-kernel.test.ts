@@ -15,12 +15,15 @@ import { IndexPageMap } from '../../src/index/uds/index-page-map.ts';
 import type { IndexRegion } from '../../src/index/uds/index-region.ts';
 import { IndexSaves } from '../../src/index/uds/index-saves.ts';
 import { OpenChapter } from '../../src/index/uds/open-chapter.ts';
+import { loadVolumeIndex, saveVolumeIndex } from '../../src/index/uds/volume-index-save.ts';
+import { createVolumeIndex } from '../../src/index/uds/volume-index.ts';
 import { available, copySparse, skipReason, withFolder } from './harness.ts';
 import { indexImage, openIndex, withIndex } from './index-image.ts';
 import { formatVolume, kernelWrites, uniqueFile, uvdoWrites } from './index-writes.ts';
 import { built } from './uvdo.ts';
 
 const BLOCK = 4096;
+const MiB = 2 ** 20;
 const GiB = 2 ** 30;
 /** Where the same data are written again. */
 const ELSEWHERE = 4 * GiB;
@@ -57,6 +60,31 @@ async function reencodedChapter(region: IndexRegion, chapter: number): Promise<n
   const built = buildChapterIndex(geometry, volumeNonce, { chapter, records, count });
   for (let i = 0; i < indexSize; i++) if (built.pages[i] !== pages[i]) differences++;
   return differences;
+}
+
+/** A saved dense volume index with every list at bit offset 0 and zeros behind it, as we save them. */
+function aligned(stream: Buffer, lists: number): Buffer {
+  const sizesAt = 80 + 8 * lists;
+  const head = sizesAt + 2 * lists;
+  const parts = [stream.subarray(0, head)];
+  let at = head;
+  for (; stream[at] === 0x6d;) {
+    const shift = stream[at + 1]!;
+    const bytes = stream.readUInt16LE(at + 2);
+    const bits = stream.readUInt16LE(sizesAt + 2 * stream.readUInt32LE(at + 4));
+    const record = Buffer.alloc(8 + ((bits + 7) >>> 3));
+    stream.copy(record, 0, at, at + 8);
+    record[1] = 0;
+    record.writeUInt16LE(record.length - 8, 2);
+    const from = stream.subarray(at + 8, at + 8 + bytes);
+    for (let i = 0; i < record.length - 8; i++) {
+      record[8 + i] = ((from[i]! | ((from[i + 1] ?? 0) << 8)) >>> shift) & 0xff;
+    }
+    if (bits % 8 > 0) record[record.length - 1]! &= (1 << (bits % 8)) - 1;
+    parts.push(record);
+    at += 8 + bytes;
+  }
+  return Buffer.concat([...parts, stream.subarray(at, at + 8)]);
 }
 
 const { skip, note } = skipReason(available().uml, available().tools, built());
@@ -118,6 +146,15 @@ describe.skipIf(skip)(`we go on with the kernel's index${note}`, () => {
         const saves = new IndexSaves(region);
         const save = (await saves.find())!;
         expect(save).toMatchObject({ newest: 2, oldest: 0 });
+        const [source] = saves.volumeIndexSources(save);
+        const index = createVolumeIndex(region.geometry);
+        await loadVolumeIndex(index, [source!], region.volumeNonce);
+        const chunks = Array.from(saveVolumeIndex(index, region.volumeNonce), (chunk) =>
+          Buffer.from(chunk),
+        );
+        const stream = Buffer.from(await source!.read(0, 16 * MiB));
+        const { lists } = region.geometry.subIndexes[0]!;
+        expect(aligned(stream, lists).equals(Buffer.concat(chunks))).toBe(true);
         const map = new IndexPageMap(region.geometry);
         await saves.loadPageMap(save, map);
         const open = new OpenChapter(region.geometry.recordsPerChapter);

@@ -91,34 +91,66 @@ async function findEnd(region: IndexRegion): Promise<number> {
   return limit;
 }
 
+/** The slots in use of a volume, without the chapter that a conversion moved out of the order. */
+class Ring {
+  readonly #region: IndexRegion;
+  readonly #limit: number;
+
+  constructor(region: IndexRegion, limit: number) {
+    this.#region = region;
+    this.#limit = limit;
+  }
+
+  /** Whether the slot holds the chapter that was moved there. */
+  async holdsMoved(slot: number): Promise<boolean> {
+    const { virtual, physical } = this.#region.geometry.remapping;
+    // In slot 0 it is where its number puts it.
+    if (physical === 0 || slot !== physical) return false;
+    return (await probe(this.#region, slot)) === virtual;
+  }
+
+  /** The chapter in the slot, or in the next one if it was moved there; infinite where there is none. */
+  async at(slot: number): Promise<number> {
+    const used = (await this.holdsMoved(slot)) ? slot + 1 : slot;
+    const chapter = used < this.#limit ? await probe(this.#region, used) : -1;
+    return chapter < 0 ? Infinity : chapter;
+  }
+
+  /** The newest chapter in front of a slot, round the ring. */
+  async before(start: number): Promise<number> {
+    let slot = start;
+    for (let bad = 0; bad <= MAX_BAD_SLOTS;) {
+      slot = (slot + this.#limit - 1) % this.#limit;
+      const chapter = await probe(this.#region, slot);
+      if (chapter < 0) bad++;
+      else if (this.#limit === 1 || !(await this.holdsMoved(slot))) return chapter;
+    }
+    throw new VdoError('Corrupt', 'the chapters of the index are in no order');
+  }
+}
+
 /** The chapters of the volume; `Corrupt` where they make no range. Fails with `Io`. */
 export async function findChapters(region: IndexRegion): Promise<ChapterRange> {
   const limit = await findEnd(region);
   if (limit === 0) return { oldest: 0, newest: 0 };
-  const probed = await probe(region, 0);
-  const first = probed < 0 ? Infinity : probed;
+  const ring = new Ring(region, limit);
+  const first = await ring.at(0);
   let left = 0;
   let right = limit;
   while (left < right) {
     const middle = Math.floor((left + right) / 2);
-    const chapter = await probe(region, middle);
-    if ((chapter < 0 ? Infinity : chapter) >= first) left = middle + 1;
+    if ((await ring.at(middle)) >= first) left = middle + 1;
     else right = middle;
   }
   const start = left === limit ? 0 : left;
-  const lowest = await probe(region, start);
-  let slot = start;
-  let highest = -1;
-  for (let bad = 0; highest < 0; bad++) {
-    if (bad > MAX_BAD_SLOTS) {
-      throw new VdoError('Corrupt', 'the chapters of the index are in no order');
-    }
-    slot = (slot + limit - 1) % limit;
-    highest = await probe(region, slot);
-  }
-  if (lowest < 0 || lowest > highest) {
+  let lowest = await ring.at(start);
+  const highest = await ring.before(start);
+  if (lowest > highest) {
     throw new VdoError('Corrupt', 'the chapters of the index are in no order');
   }
+  // The chapter that was moved counts as long as the one behind it is there.
+  const { virtual, physical } = region.geometry.remapping;
+  if (virtual === lowest - 1 && (await ring.holdsMoved(physical))) lowest = virtual;
   const newest = highest + 1;
   const oldest = newest === lowest + region.geometry.chapters ? lowest + 1 : lowest;
   return { oldest, newest };

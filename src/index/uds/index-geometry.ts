@@ -94,7 +94,17 @@ export interface IndexGeometry {
   readonly totalBlocks: number;
   /** Dense: one. Sparse: of the names that are no hooks, and of the hooks. */
   readonly subIndexes: readonly SubIndexGeometry[];
+  /** Not of the setting, but of this index: its configuration says it. */
+  readonly remapping: Remapping;
 }
+
+/** The chapter that a conversion moved, and its slot (INDEX §1.5); 0, 0 everywhere else. */
+export interface Remapping {
+  readonly virtual: number;
+  readonly physical: number;
+}
+
+export const NOT_REMAPPED: Remapping = { virtual: 0, physical: 0 };
 
 const ceilDiv = (a: number, b: number): number => Math.floor((a + b - 1) / b);
 const roundUp = (n: number, unit: number): number => ceilDiv(n, unit) * unit;
@@ -255,24 +265,17 @@ export function makeIndexGeometry(shape: ChapterShape): IndexGeometry {
     subIndexBlocks,
     totalBlocks: 3 + subIndexBlocks,
     subIndexes,
+    remapping: NOT_REMAPPED,
   };
 }
 
-/** Where a converted volume moved its chapters (INDEX §1.5); 0, 0 everywhere else. */
-export interface Remapping {
-  readonly virtual: number;
-  readonly physical: number;
-}
-
-const NOT_REMAPPED: Remapping = { virtual: 0, physical: 0 };
-
 /** The slot of the volume that holds a virtual chapter. */
 export function physicalChapter(
-  { chapters, reduced }: IndexGeometry,
+  { chapters, reduced, remapping }: IndexGeometry,
   virtualChapter: number,
-  { virtual, physical }: Remapping = NOT_REMAPPED,
 ): number {
   if (!reduced) return virtualChapter % chapters;
+  const { virtual, physical } = remapping;
   const distance = Math.abs(virtualChapter - virtual);
   if (virtualChapter > virtual) return distance > physical ? distance % chapters : distance - 1;
   if (virtualChapter === virtual) return physical;
@@ -280,12 +283,9 @@ export function physicalChapter(
 }
 
 /** How many chapters are forgotten when `newest` is opened: 0, 1 or 2. */
-export function chaptersToExpire(
-  { chapters }: IndexGeometry,
-  newest: number,
-  { virtual, physical }: Remapping = NOT_REMAPPED,
-): number {
+export function chaptersToExpire({ chapters, remapping }: IndexGeometry, newest: number): number {
   if (newest < chapters) return 0;
+  const { virtual, physical } = remapping;
   if (physical > 0) {
     const oldest = newest - chapters;
     if (oldest === virtual) return 2;

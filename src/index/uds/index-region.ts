@@ -23,6 +23,7 @@ import {
   SOLE,
   TABLE_TYPE,
   type IndexConfig,
+  type IndexOffsets,
   type Region,
 } from '../../format/index-layout.ts';
 import type { Storage } from '../../storage/storage.ts';
@@ -35,6 +36,7 @@ import {
 import { primaryNonce, volumeNonce } from './nonces.ts';
 
 export const NONCE_INFO_SIZE = 32;
+const NO_OFFSETS: IndexOffsets = { volumeOffset: 0, startOffset: 0 };
 
 export interface RegionPlace {
   readonly storage: Storage;
@@ -51,6 +53,8 @@ export interface IndexRegion extends RegionPlace {
   readonly volumeStart: number;
   /** First block of each save. */
   readonly saveStarts: readonly [number, number];
+  /** A save's header counts blocks from so many blocks before the device: 0 unless it was converted. */
+  readonly startOffset: number;
   /** Stamps chapters and saves. */
   readonly volumeNonce: Uint8Array;
 }
@@ -68,11 +72,14 @@ function configOf({ geometry, nonce }: RegionPlace): IndexConfig {
   };
 }
 
-/** Regions of the super block's table: the only ones that this geometry allows. */
-function regionsOf({ geometry, start }: RegionPlace): Region[] {
+/**
+ * Regions of the super block's table: the only ones that this geometry allows. Those of a converted volume
+ * have the numbers that their blocks had before, when the index began at `start`; the chapters lost room in front.
+ */
+function regionsOf(geometry: IndexGeometry, start: number, volumeOffset: number): Region[] {
   const { volumeBlocks, saveBlocks, subIndexBlocks } = geometry;
   const volume = start + 2;
-  const save = volume + volumeBlocks;
+  const save = volume + volumeBlocks + volumeOffset;
   const region = (kind: number, first: number, blocks: number, instance = SOLE): Region => ({
     start: first,
     blocks,
@@ -90,7 +97,12 @@ function regionsOf({ geometry, start }: RegionPlace): Region[] {
   ];
 }
 
-function regionWith(place: RegionPlace, primary: Uint8Array): IndexRegion {
+/** The first block of the index as the table of its super block numbers it. */
+function numberedStart(start: number, { volumeOffset, startOffset }: IndexOffsets): number {
+  return start - (volumeOffset - startOffset);
+}
+
+function regionWith(place: RegionPlace, primary: Uint8Array, offsets: IndexOffsets): IndexRegion {
   const { geometry, start } = place;
   const volumeStart = start + 2;
   const save = volumeStart + geometry.volumeBlocks;
@@ -98,7 +110,8 @@ function regionWith(place: RegionPlace, primary: Uint8Array): IndexRegion {
     ...place,
     volumeStart,
     saveStarts: [save, save + geometry.saveBlocks],
-    volumeNonce: volumeNonce(primary, volumeStart),
+    startOffset: offsets.startOffset,
+    volumeNonce: volumeNonce(primary, numberedStart(start, offsets) + 2),
   };
 }
 
@@ -122,23 +135,30 @@ export async function readRegion(place: RegionPlace): Promise<IndexRegion> {
     throw error;
   }
   if (table.type !== TABLE_TYPE.super) throw wrong('its first block is no super block');
-  const { nonce, nonceInfo, ...sizes } = decodeIndexSuperBlock(table.payload);
+  const { nonce, nonceInfo, volumeOffset, startOffset, ...sizes } = decodeIndexSuperBlock(
+    table.payload,
+  );
+  const offsets = { volumeOffset, startOffset };
   const { geometry } = place;
   if (!bytesEqual(primaryNonce(nonceInfo), nonce)) throw wrong('its nonce is not as computed');
   if (
     table.blocks !== geometry.totalBlocks ||
-    !sameRegions(table.regions, regionsOf(place)) ||
+    !sameRegions(
+      table.regions,
+      regionsOf(geometry, numberedStart(place.start, offsets), volumeOffset),
+    ) ||
     sizes.openChapterBlocks !== geometry.openChapterBlocks ||
     sizes.pageMapBlocks !== geometry.pageMapBlocks
   ) {
     throw wrong('its parts are not where the memory setting puts them');
   }
-  const found = decodeIndexConfig(bytes.subarray(BLOCK_SIZE));
+  const { config, remapping } = decodeIndexConfig(bytes.subarray(BLOCK_SIZE));
   const expected = configOf(place);
-  if (!bytesEqual(encodeIndexConfig(found), encodeIndexConfig(expected))) {
+  if (!bytesEqual(encodeIndexConfig(config), encodeIndexConfig(expected))) {
     throw wrong('it belongs to another volume or memory setting');
   }
-  return regionWith(place, nonce);
+  const shape = remapping === null ? geometry : { ...geometry, remapping };
+  return regionWith({ ...place, geometry: shape }, nonce, offsets);
 }
 
 /** Regions of a save's table for so many zones of the volume index. */
@@ -190,12 +210,12 @@ export async function createRegion(
   assert(nonceInfo.length === NONCE_INFO_SIZE, 'nonce info of an index');
   const { storage, geometry, start } = place;
   const nonce = primaryNonce(nonceInfo);
-  const region = regionWith(place, nonce);
+  const region = regionWith(place, nonce, NO_OFFSETS);
   const { openChapterBlocks, pageMapBlocks, totalBlocks } = geometry;
   const superBlock = encodeRegionTable({
     type: TABLE_TYPE.super,
     blocks: totalBlocks,
-    regions: regionsOf(place),
+    regions: regionsOf(geometry, start, 0),
     payload: encodeIndexSuperBlock({ nonceInfo, nonce, openChapterBlocks, pageMapBlocks }),
   });
   const steps = [

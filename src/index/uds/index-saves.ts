@@ -122,7 +122,7 @@ export class IndexSaves {
 
   /** Saves. Nothing of what is saved may change meanwhile. */
   async write(contents: SaveContents): Promise<void> {
-    const { geometry, saveStarts, volumeNonce } = this.#region;
+    const { geometry, saveStarts, startOffset, volumeNonce } = this.#region;
     const newest = this.#newest();
     const slot = newest?.slot === 0 ? 1 : 0;
     const start = saveStarts[slot];
@@ -133,11 +133,11 @@ export class IndexSaves {
       zones: 1,
       regions,
       timestamp,
-      nonce: saveNonce(volumeNonce, timestamp, start),
+      nonce: saveNonce(volumeNonce, timestamp, start + startOffset),
       newest: contents.newest,
       oldest: contents.oldest,
     };
-    await this.#writeAt(start, emptySaveHeader(geometry, start));
+    await this.#writeAt(start, emptySaveHeader(geometry, start + startOffset));
     this.#slots[slot] = null;
     await this.#writePart(partOf(save, REGION_KIND.openChapter), [contents.openChapter.encode()]);
     await this.#writePart(partOf(save, REGION_KIND.volumeIndex, 0), contents.volumeIndex);
@@ -145,7 +145,7 @@ export class IndexSaves {
     const header = encodeRegionTable({
       type: TABLE_TYPE.save,
       blocks: geometry.saveBlocks,
-      regions,
+      regions: saveRegions(geometry, start + startOffset, 1),
       payload: encodeIndexSave(save),
     });
     await this.#writeAt(start, header);
@@ -159,19 +159,20 @@ export class IndexSaves {
   }
 
   async #readSlot(slot: 0 | 1): Promise<FoundSave | null> {
-    const { geometry, saveStarts, volumeNonce } = this.#region;
+    const { geometry, saveStarts, startOffset, volumeNonce } = this.#region;
     const start = saveStarts[slot];
+    const numbered = start + startOffset;
     const block = new Uint8Array(BLOCK_SIZE);
     await this.#storage.read([{ offset: start * BLOCK_SIZE, bytes: block }]);
     try {
       const { type, blocks, regions, payload } = decodeRegionTable(block);
       if (type !== TABLE_TYPE.save || blocks !== geometry.saveBlocks) return null;
       const zones = regions.filter(({ kind }) => kind === REGION_KIND.volumeIndex).length;
-      if (zones === 0 || !sameRegions(regions, saveRegions(geometry, start, zones))) return null;
+      if (zones === 0 || !sameRegions(regions, saveRegions(geometry, numbered, zones))) return null;
       const save = decodeIndexSave(payload);
       if (save.timestamp === 0) return null;
-      if (!bytesEqual(save.nonce, saveNonce(volumeNonce, save.timestamp, start))) return null;
-      return { ...save, slot, zones, regions };
+      if (!bytesEqual(save.nonce, saveNonce(volumeNonce, save.timestamp, numbered))) return null;
+      return { ...save, slot, zones, regions: saveRegions(geometry, start, zones) };
     } catch (error) {
       if (error instanceof VdoError && error.code !== 'Io') return null;
       throw error;

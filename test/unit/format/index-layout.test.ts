@@ -66,6 +66,8 @@ describe('the super block of the index', () => {
     expect(change(20, 200)).toBe('Corrupt');
     expect(change(payload, 0)).toBe('Corrupt');
     expect(change(payload + 72, 8)).toBe('UnsupportedVersion');
+    // Version 7 has more than this one holds.
+    expect(change(payload + 72, 7)).toBe('Corrupt');
     expect(change(payload + 76, 1)).toBe('Corrupt');
     expect(change(payload + 80, 2)).toBe('Corrupt');
     expect(change(payload + 82, 3)).toBe('Corrupt');
@@ -75,15 +77,18 @@ describe('the super block of the index', () => {
 
 describe('the configuration of the index', () => {
   test('is the bytes that dm-vdo wrote, both ways', () => {
-    const config = decodeIndexConfig(CONFIG);
+    const { config, remapping } = decodeIndexConfig(CONFIG);
+    expect(remapping).toBeNull();
     expect(config).toMatchObject({ recordPages: 64, chapters: 1024, meanDelta: 4096 });
     expect(encodeIndexConfig(config)).toEqual(CONFIG);
   });
 
-  test('of another version is refused', () => {
+  test('of a converted volume names the chapter that was moved; other versions are refused', () => {
     const moved = CONFIG.slice();
     moved[6] = 0x38;
-    expect(codeOf(() => decodeIndexConfig(moved))).toBe('UnsupportedVersion');
+    moved.set([5, 1], 50);
+    moved[58] = 7;
+    expect(decodeIndexConfig(moved).remapping).toEqual({ virtual: 261, physical: 7 });
     expect(codeOf(() => decodeIndexConfig(new Uint8Array(4096)))).toBe('Corrupt');
     moved[6] = 0x39;
     expect(codeOf(() => decodeIndexConfig(moved))).toBe('Corrupt');

@@ -155,13 +155,13 @@ describe('chapters', () => {
   });
 
   test('of a converted volume lie where they were moved', () => {
-    const remap = { virtual: 5000, physical: 7 };
+    const converted = { ...reduced, remapping: { virtual: 5000, physical: 7 } };
     const slots = [5000, 5001, 5007, 5008, 4999, 3977, 100].map((vcn) =>
-      physicalChapter(reduced, vcn, remap),
+      physicalChapter(converted, vcn),
     );
     expect(slots).toEqual([7, 0, 6, 8, 1022, 0, 0]);
     const expired = [100, 1023, 6022, 6023, 6024, 6029, 6030, 6031].map((newest) =>
-      chaptersToExpire(reduced, newest, remap),
+      chaptersToExpire(converted, newest),
     );
     expect(expired).toEqual([0, 1, 1, 2, 1, 1, 0, 1]);
   });

@@ -259,7 +259,7 @@ describe('damage', () => {
   it('of another version is left alone', async () => {
     const storage = await saved();
     const version = 24 + 7 * 24 + 72;
-    storage.writeSync([{ offset: BLOCK + version, bytes: Uint8Array.of(7) }]);
+    storage.writeSync([{ offset: BLOCK + version, bytes: Uint8Array.of(8) }]);
     await expect(open(storage)).rejects.toMatchObject({ code: 'UnsupportedVersion' });
   });
 
