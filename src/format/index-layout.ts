@@ -37,7 +37,7 @@ export const SOLE = 65535;
 const TABLE_VERSION = 1;
 const SAVE_VERSION = 1;
 export const INDEX_SUPER_VERSION = 3;
-const CONVERTED_SUPER_VERSION = 7;
+export const CONVERTED_SUPER_VERSION = 7;
 const NO_CHAPTER = new Uint8Array(8).fill(0xff);
 
 export const indexRegionTable = struct(

@@ -11,9 +11,12 @@ import { isZero } from '../base/bytes.ts';
 import { VdoError } from '../base/errors.ts';
 import { NEW } from '../format/super-block.ts';
 import {
+  CONVERTED_SUPER_VERSION,
   decodeRegionTable,
   indexSuperBlock,
+  indexSuperBlockOffsets,
   TABLE_TYPE,
+  type IndexOffsets,
   type Region,
 } from '../format/index-layout.ts';
 import { findChapters } from '../index/uds/chapter-scan.ts';
@@ -75,6 +78,8 @@ export interface DumpedIndex {
   readonly primaryNonce: Uint8Array | null;
   /** Stamps chapters and saves. */
   readonly volumeNonce: Uint8Array | null;
+  /** Of a converted volume: why the numbers of `regions` are not where they lie, and the chapter that was moved. */
+  readonly converted: (IndexOffsets & { readonly moved: DumpedChapter | null }) | null;
   readonly saves: readonly DumpedSave[];
   /** What the chapters on disk say, without any save. */
   readonly onDisk: { readonly oldest: DumpedChapter; readonly newest: DumpedChapter } | null;
@@ -90,6 +95,7 @@ const NOTHING = {
   nonceInfo: null,
   primaryNonce: null,
   volumeNonce: null,
+  converted: null,
   saves: [],
   onDisk: null,
   problem: null,
@@ -116,7 +122,8 @@ export async function dumpIndex(inspection: Inspection): Promise<DumpedIndex> {
     return { kind, ...place, ...NOTHING, nextStart: 'runs without this index' };
   }
   const geometry = indexGeometry(indexMemory, sparse);
-  if (geometry.totalBlocks !== blocks) {
+  // A larger one is as good: converted volumes have it.
+  if (blocks < geometry.totalBlocks) {
     inspection.note(`the index region has ${blocks} blocks where ${geometry.totalBlocks} belong`);
   }
   const shape = { kind, ...place, ...NOTHING, geometry } as const;
@@ -133,8 +140,12 @@ export async function dumpIndex(inspection: Inspection): Promise<DumpedIndex> {
     const { saves, newest } = await dumpSaves(region);
     const { chapters: onDisk, problem } = await chaptersOf(region);
     const isNew = inspection.superBlock?.state === NEW;
+    const { virtual, physical } = region.geometry.remapping;
+    const moved = virtual + physical === 0 ? null : { chapter: virtual, slot: physical };
+    const { converted } = label;
     return {
       ...label,
+      converted: converted === null ? null : { ...converted, moved },
       volumeNonce: region.volumeNonce,
       saves,
       onDisk,
@@ -155,7 +166,11 @@ function labelOf(block: Uint8Array) {
     const { regions, payload } = decodeRegionTable(block);
     if (payload.length < indexSuperBlock.size) return { regions };
     const { version, nonceInfo, nonce } = indexSuperBlock.read(payload);
-    return { superVersion: version, regions, nonceInfo, primaryNonce: nonce };
+    const label = { superVersion: version, regions, nonceInfo, primaryNonce: nonce };
+    const end = indexSuperBlock.size + indexSuperBlockOffsets.size;
+    if (version !== CONVERTED_SUPER_VERSION || payload.length < end) return label;
+    const offsets = indexSuperBlockOffsets.read(payload, indexSuperBlock.size);
+    return { ...label, converted: { ...offsets, moved: null } };
   } catch (error) {
     if (!(error instanceof VdoError)) throw error;
     return {};

@@ -28,6 +28,7 @@ export function indexLines(dump: DumpedIndex): string[] {
       ['sparse', dump.sparseIndex ? 'yes' : 'no'],
       ...shapePairs(dump),
       ['super block', dump.superVersion === null ? undefined : `version ${dump.superVersion}`],
+      ...convertedPairs(dump),
       ['nonce info', hex(dump.nonceInfo)],
       ['primary nonce', hex(dump.primaryNonce)],
       ['volume nonce', hex(dump.volumeNonce)],
@@ -57,6 +58,19 @@ function shapePairs({ geometry }: DumpedIndex): [string, string][] {
         `${recordPagesPerChapter} record pages`,
     ],
     ['volume index', `${lists} lists`],
+  ];
+}
+
+function convertedPairs({ converted }: DumpedIndex): [string, string][] {
+  if (converted === null) return [];
+  const { volumeOffset, startOffset, moved } = converted;
+  return [
+    [
+      'converted',
+      `super block and chapters lie ${volumeOffset - startOffset} blocks behind their numbers, ` +
+        `saves ${startOffset} before`,
+    ],
+    ['moved', moved === null ? 'no chapter' : `chapter ${chapter(moved)}`],
   ];
 }
 

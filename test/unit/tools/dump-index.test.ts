@@ -2,11 +2,13 @@ import { randomBytes } from 'node:crypto';
 import { join } from 'node:path';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { BLOCK_SIZE } from '../../../src/base/constants.ts';
+import { encodeGeometryBlock } from '../../../src/format/geometry-block.ts';
 import { openVolume } from '../../../src/index.ts';
 import { indexGeometry } from '../../../src/index/uds/index-geometry.ts';
 import { openUdsIndex } from '../../../src/index/uds/open-uds-index.ts';
 import { openFileStorage } from '../../../src/storage/file-storage.ts';
 import { readLabels } from '../../../src/volume/labels.ts';
+import { writeConvertedIndex } from '../../support/converted-index.ts';
 import { scribble, temporaryDirectory, uvdo } from './support.ts';
 
 const CHAPTER = 65536;
@@ -132,6 +134,32 @@ test('dump index follows an index from its first use to a crash and to damage', 
     saves: [],
     nextStart: 'begins with an empty index',
   });
+});
+
+test('dump index of a converted volume says where its parts lie', async () => {
+  path = join(directory.path, 'converted.vdo');
+  await uvdo('format', path, '--size', '5G', '--slab-size', '32M');
+  await (await openVolume(path)).close();
+  const offsets = { volumeOffset: 560, startOffset: 512 };
+  const storage = await openFileStorage(path, {});
+  const { geometry, superBlock } = await readLabels(storage);
+  const label = encodeGeometryBlock({ ...geometry, indexMemory: -1280, indexStart: 49 });
+  await storage.write([{ offset: 0, bytes: label }]);
+  const shape = indexGeometry(-1280, false);
+  const remapping = { virtual: 0, physical: 3 };
+  const place = { storage, geometry: shape, start: 49, nonce: superBlock.nonce, remapping };
+  await writeConvertedIndex({ ...place, ...offsets });
+  await storage.close();
+  await record(4 * CHAPTER + 9);
+  const lines = await text();
+  expect(lines).toContain('super block version 7');
+  expect(lines).toContain(
+    'converted super block and chapters lie 48 blocks behind their numbers, saves 512 before',
+  );
+  expect(lines).toContain('moved chapter 0 in slot 3');
+  expect(lines).toContain('chapters on disk oldest 0 in slot 3, newest 3 in slot 2');
+  expect(lines).toContain('next start loads the save in slot 0');
+  expect(lines).toContain('save 0, header in block 572939');
 });
 
 test('dump index of a sparse volume tells hooks from other names', async () => {
