@@ -71,16 +71,21 @@ function commit(): string {
   }
 }
 
+/** What writes the sections of docs/PERFORMANCE.md. */
+const SCRIPTS = {
+  bench: 'bench --',
+  growth: 'bench:growth --',
+  peers: 'bench:peers --',
+  profile: 'bench -- --profile',
+} as const;
+
 /** Puts `text` between the marks of `name` in `path`, or at its end; begins the file if need be. */
 export function writeBetweenMarks(
   path: string,
   text: string,
-  name: 'bench' | 'peers' | 'profile' = 'bench',
+  name: keyof typeof SCRIPTS = 'bench',
 ): void {
-  const script = { bench: 'bench --', peers: 'bench:peers --', profile: 'bench -- --profile' }[
-    name
-  ];
-  const first = `<!-- ${name}: begin, written by \`npm run ${script} --write\` -->`;
+  const first = `<!-- ${name}: begin, written by \`npm run ${SCRIPTS[name]} --write\` -->`;
   const last = `<!-- ${name}: end -->`;
   const old = existsSync(path) ? readFileSync(path, 'utf8') : '# Performance\n';
   const section = `${first}\n\n${text}\n\n${last}`;

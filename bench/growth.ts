@@ -1,0 +1,197 @@
+/**
+ * What the size of a volume costs: `npm run bench:growth -- [--dir DIRECTORY] [--write]`.
+ *
+ * The same work on volumes of 1 GiB, 100 GiB and 10 TiB: their block maps are filled first, by a block of zeros
+ * in each of up to 131,072 leaf pages spread over all of it (four times what the cache holds). Then 1 MiB
+ * writes at random places, 4 KiB writes and reads at random in those leaves, opening after a clean stop, and
+ * opening after the process was killed, which recovers. CPU of the whole process for each 4 KiB; files are sparse.
+ */
+import { fork } from 'node:child_process';
+import { once } from 'node:events';
+import * as fs from 'node:fs';
+import * as os from 'node:os';
+import * as path from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { parseArgs } from 'node:util';
+import { BLOCK_MAP_ENTRIES_PER_PAGE, BLOCK_SIZE, GiB, MiB, TiB } from '../src/base/constants.ts';
+import { formatVolume } from '../src/volume/format.ts';
+import { openVolume } from '../src/volume/open.ts';
+import type { Volume } from '../src/volume/volume.ts';
+import { compressibleFill, Random } from './data.ts';
+import { machine, writeBetweenMarks } from './table.ts';
+
+interface Size {
+  readonly name: string;
+  readonly logical: number;
+  readonly physical: number;
+}
+
+const SIZES: readonly Size[] = [
+  { name: '1 GiB', logical: GiB, physical: 16 * GiB },
+  { name: '100 GiB', logical: 100 * GiB, physical: 128 * GiB },
+  { name: '10 TiB', logical: 10 * TiB, physical: 10 * TiB },
+];
+const LEAVES = 131_072;
+const LARGE_WRITES = 512;
+const SMALL_REQUESTS = 65_536;
+const DEPTH = 32;
+/** Small writes of the child that is killed. */
+const CRASH_WRITES = 20_000;
+
+const LEAF_BYTES = BLOCK_MAP_ENTRIES_PER_PAGE * BLOCK_SIZE;
+
+/** Byte at which leaf `i` of those that were filled begins. */
+function leafAt({ logical }: Size, i: number): number {
+  const leaves = Math.floor(logical / LEAF_BYTES);
+  return (
+    Math.floor((i % Math.min(leaves, LEAVES)) * (leaves / Math.min(leaves, LEAVES))) * LEAF_BYTES
+  );
+}
+
+/** Runs `count` requests, some at once; returns CPU µs of each. */
+async function timed(count: number, request: (i: number) => Promise<unknown>, flush?: Volume) {
+  const before = process.cpuUsage();
+  let next = 0;
+  await Promise.all(
+    Array.from({ length: DEPTH }, async () => {
+      while (next < count) await request(next++);
+    }),
+  );
+  await flush?.flush();
+  const { user, system } = process.cpuUsage(before);
+  return (user + system) / count;
+}
+
+const open = (file: string): Promise<Volume> => openVolume(file, { index: 'memory' });
+
+/** A block that nobody else has. */
+function blockOf(seed: number): Buffer {
+  const block = Buffer.alloc(BLOCK_SIZE);
+  compressibleFill(block, seed);
+  return block;
+}
+
+async function smallWrites(
+  volume: Volume,
+  size: Size,
+  count: number,
+  seed: number,
+): Promise<number> {
+  const random = new Random(seed);
+  const blocks = Array.from({ length: 256 }, (_, i) => blockOf(seed + i));
+  return timed(
+    count,
+    (i) => {
+      const block = blocks[i % blocks.length]!;
+      block.writeUInt32LE(i, 64);
+      block.writeUInt32LE(seed, 2048);
+      const at =
+        leafAt(size, random.below(LEAVES)) +
+        random.below(BLOCK_MAP_ENTRIES_PER_PAGE - 1) * BLOCK_SIZE;
+      return volume.write(at, block);
+    },
+    volume,
+  );
+}
+
+async function measure(size: Size, folder: string): Promise<(string | number)[]> {
+  const file = path.join(folder, 'growth.vdo');
+  await formatVolume(file, { size: size.physical, logicalSize: size.logical });
+  let volume = await open(file);
+  const zeros = Buffer.alloc(BLOCK_SIZE);
+  const leaves = Math.min(LEAVES, Math.floor(size.logical / LEAF_BYTES));
+  for (let i = 0; i < leaves; i++) await volume.write(leafAt(size, i), zeros);
+  await volume.close();
+
+  volume = await open(file);
+  const random = new Random(1);
+  const large = Buffer.alloc(MiB);
+  compressibleFill(large, 7);
+  const perLarge = await timed(
+    LARGE_WRITES,
+    async (i) => {
+      const own = Buffer.from(large);
+      for (let at = 0; at < MiB; at += BLOCK_SIZE) own.writeUInt32LE(i, at + 64);
+      const at = leafAt(size, random.below(LEAVES));
+      await volume.write(Math.min(at, size.logical - MiB), own);
+    },
+    volume,
+  );
+  const perWrite = await smallWrites(volume, size, SMALL_REQUESTS, 1000);
+  const into = Array.from({ length: DEPTH }, () => Buffer.alloc(BLOCK_SIZE));
+  const reads = new Random(1000);
+  const perRead = await timed(SMALL_REQUESTS, (i) => {
+    const at =
+      leafAt(size, reads.below(LEAVES)) + reads.below(BLOCK_MAP_ENTRIES_PER_PAGE - 1) * BLOCK_SIZE;
+    return volume.read(at, BLOCK_SIZE, into[i % DEPTH]!);
+  });
+  await volume.close();
+
+  const clean = await timeToOpen(file);
+  await crash(file, size);
+  const crashed = await timeToOpen(file);
+  const megabytes = (fs.statSync(file).blocks * 512) / MiB;
+  fs.rmSync(file);
+  return [
+    size.name,
+    (perLarge / 256).toFixed(1),
+    perWrite.toFixed(1),
+    perRead.toFixed(1),
+    clean.toFixed(0),
+    crashed.toFixed(0),
+    megabytes.toFixed(0),
+  ];
+}
+
+/** Milliseconds until a volume is open for writing and has answered a read. */
+async function timeToOpen(file: string): Promise<number> {
+  const began = performance.now();
+  const volume = await open(file);
+  await volume.read(0, BLOCK_SIZE);
+  const milliseconds = performance.now() - began;
+  await volume.scrubbed();
+  await volume.close();
+  return milliseconds;
+}
+
+/** Another process writes, flushes, writes more, and is killed. */
+async function crash(file: string, { name }: Size): Promise<void> {
+  const child = fork(fileURLToPath(import.meta.url), ['--victim', file, '--size', name]);
+  await once(child, 'message');
+  child.kill('SIGKILL');
+  await once(child, 'exit');
+}
+
+async function beVictim(file: string, name: string): Promise<never> {
+  const size = SIZES.find((one) => one.name === name)!;
+  const volume = await open(file);
+  await smallWrites(volume, size, CRASH_WRITES, 5000);
+  process.send!('written');
+  for (;;) await smallWrites(volume, size, DEPTH, 9000);
+}
+
+const { values } = parseArgs({
+  options: {
+    dir: { type: 'string', default: os.tmpdir() },
+    write: { type: 'boolean', default: false },
+    victim: { type: 'string' },
+    size: { type: 'string' },
+  },
+});
+if (values.victim !== undefined) await beVictim(values.victim, values.size ?? '');
+const folder = fs.mkdtempSync(path.join(values.dir, 'uvdo-growth-'));
+try {
+  // Once for the compiler.
+  await measure(SIZES[0]!, folder);
+  const rows = [];
+  for (const size of SIZES) rows.push(await measure(size, folder));
+  const heads = ['logical size', 'CPU µs, 1 MiB write', '4 KiB write', '4 KiB read'];
+  heads.push('ms to open', 'after a kill', 'MiB on disk');
+  const line = (cells: readonly (string | number)[]): string => `| ${cells.join(' | ')} |`;
+  const text = [machine(), '', line(heads), line(heads.map((_, i) => (i === 0 ? '---' : '---:')))];
+  text.push(...rows.map(line));
+  console.log(text.join('\n'));
+  if (values.write) writeBetweenMarks('docs/PERFORMANCE.md', text.join('\n'), 'growth');
+} finally {
+  fs.rmSync(folder, { recursive: true, force: true });
+}
