@@ -55,6 +55,7 @@ export class Engine {
   readonly #discards = new InFlight();
   /** Reserved by batches that were acknowledged and have not allocated yet. */
   #running: WriteBatch | null = null;
+  #lastIngest: Promise<unknown> = Promise.resolve();
   #isRunning = false;
   #isScheduled = false;
   #isClosing = false;
@@ -155,7 +156,10 @@ export class Engine {
     });
   }
 
-  /** Writes whole blocks of a file, pure work done ahead; returns how many, as `Ingest.run` does. */
+  /**
+   * Writes whole blocks of a file, pure work done ahead; returns how many, as `Ingest.run` does. One file at a
+   * time, since all use the same rows of the arena; others wait.
+   */
   ingest(source: IngestSource): Promise<number> {
     const lane = {
       step: (step: () => Promise<void>) => this.inspect(step),
@@ -167,7 +171,9 @@ export class Engine {
         this.#checkSpace(batch);
       },
     };
-    return new Ingest(this.#path, lane).run(source);
+    const run = this.#lastIngest.then(() => new Ingest(this.#path, lane).run(source));
+    this.#lastIngest = run.catch(() => undefined);
+    return run;
   }
 
   /** Takes no more changes, and resolves when everything acknowledged is durable. */

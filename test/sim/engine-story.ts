@@ -4,6 +4,9 @@
  * dm-vdo's recovery (as the specification has it, independent of the engine) must then find every
  * flushed block, and the audit nothing.
  */
+import { closeSync, mkdtempSync, openSync, rmSync, writeSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { dirname, join } from 'node:path';
 import { MemoryStorage } from '../../src/storage/memory-storage.ts';
 import { VdoError } from '../../src/base/errors.ts';
 import { indexGeometry, indexRegionBlocks } from '../../src/index/uds/index-geometry.ts';
@@ -36,6 +39,8 @@ export interface EngineStoryResult {
   interrupted: number;
   /** Lives that ended in read-only mode, and stored that. */
   readOnly: number;
+  /** Runs of blocks that were written as `create` writes a file. */
+  ingests: number;
 }
 
 export interface EngineStoryOptions {
@@ -72,6 +77,32 @@ const SMALLEST_INDEX = -256;
 /** Contents below this are repeated stamps, which compress well; above, noise that does not. */
 const NOISE = 500_000;
 
+/** A file without a name, which only grows. */
+class SourceFile {
+  readonly fd: number;
+  #size = 0;
+
+  constructor() {
+    const path = join(mkdtempSync(join(tmpdir(), 'uvdo-sim-')), 'source');
+    this.fd = openSync(path, 'w+');
+    rmSync(dirname(path), { recursive: true });
+  }
+
+  /** Returns where the bytes begin. */
+  append(bytes: Buffer): number {
+    const at = this.#size;
+    for (let done = 0; done < bytes.length;) {
+      done += writeSync(this.fd, bytes, done, bytes.length - done, at + done);
+    }
+    this.#size += bytes.length;
+    return at;
+  }
+
+  close(): void {
+    closeSync(this.fd);
+  }
+}
+
 class EngineStory {
   readonly result: EngineStoryResult = {
     crashes: 0,
@@ -83,6 +114,7 @@ class EngineStory {
     compared: 0,
     interrupted: 0,
     readOnly: 0,
+    ingests: 0,
   };
   readonly #random: Random;
   readonly #crashes: number;
@@ -94,6 +126,7 @@ class EngineStory {
   readonly #oracle = new Oracle();
   readonly #busy = new Map<number, Promise<void>>();
   readonly #noise = new Map<number, Buffer>();
+  readonly #source = new SourceFile();
   #contents!: Contents;
   #storage!: MemoryStorage;
   #world!: World;
@@ -113,7 +146,11 @@ class EngineStory {
   async run(): Promise<void> {
     await this.#format();
     const lives = this.#shortLives ? 8 : this.#random.between(1, 3);
-    for (let life = 0; life < lives; life++) await this.#live();
+    try {
+      for (let life = 0; life < lives; life++) await this.#live();
+    } finally {
+      this.#source.close();
+    }
   }
 
   async #format(): Promise<void> {
@@ -288,6 +325,22 @@ class EngineStory {
     if (volume.failure === null && code !== 'NoSpace') throw error;
   }
 
+  /** Writes blocks the way that `create` and `import` write a file. */
+  async #ingest(volume: Volume, lbn: number, bytes: Buffer): Promise<void> {
+    const from = this.#source.append(bytes);
+    const { fd } = this.#source;
+    const { length } = bytes;
+    const done = await volume.ingest({
+      fd,
+      from,
+      length,
+      offset: lbn * BLOCK,
+      onBlocks: () => undefined,
+    });
+    if (done !== length) throw new Violation(`an ingest of ${length} bytes wrote ${done}`);
+    this.result.ingests++;
+  }
+
   async #request(volume: Volume): Promise<void> {
     const random = this.#random;
     const { lbns, run, flushChance } = this.#world;
@@ -315,9 +368,13 @@ class EngineStory {
     );
     const versions = contents.map((content, i) => this.#oracle.submitted(lbn + i, content));
     const bytes = Buffer.concat(contents.map((content) => this.#bytesOf(content)));
+    // As `create` and `import` do, which leave zeros out.
+    const ingest = !discard && !contents.includes(ZEROS) && random.chance(0.25);
     const answer = discard
       ? volume.discard(lbn * BLOCK, count * BLOCK, { fua })
-      : volume.write(lbn * BLOCK, bytes, { fua });
+      : ingest
+        ? this.#ingest(volume, lbn, bytes)
+        : volume.write(lbn * BLOCK, bytes, { fua });
     for (let i = 0; i < count; i++)
       this.#busy.set(
         lbn + i,
@@ -329,7 +386,7 @@ class EngineStory {
       for (let i = 0; i < count; i++) this.#busy.delete(lbn + i);
     }
     for (const version of versions) this.#oracle.acknowledged(version);
-    if (fua && count === 1) this.#oracle.durable(lbn, versions[0]!);
+    if (fua && !ingest && count === 1) this.#oracle.durable(lbn, versions[0]!);
   }
 
   #content(): number {

@@ -6,7 +6,7 @@ import { expect, it } from 'vitest';
 import { runEngineStory, type EngineStoryResult } from './engine-story.ts';
 import { eachSeed } from './seeds.ts';
 
-const SEEDS = 24;
+const SEEDS = 28;
 
 it('recovers from a power loss at any operation', { timeout: 600_000 }, async () => {
   const results = await eachSeed('test/sim/engine.test.ts', SEEDS, (seed) => runEngineStory(seed));
@@ -19,6 +19,7 @@ it('recovers from a power loss at any operation', { timeout: 600_000 }, async ()
   expect(sumOf('compared')).toBeGreaterThan(100);
   expect(sumOf('interrupted')).toBeGreaterThan(50);
   expect(sumOf('recoveries')).toBeGreaterThan(20);
+  expect(sumOf('ingests')).toBeGreaterThan(50);
 });
 
 /** Sums of everything that stories count. */
