@@ -18,10 +18,21 @@ export class Health {
   #failure: VdoError | null = null;
   #store: () => Promise<void> = () => Promise.resolve();
   #stored: Promise<void> = Promise.resolve();
+  readonly #failed: Promise<VdoError>;
+  #tell!: (failure: VdoError) => void;
+
+  constructor() {
+    this.#failed = new Promise((resolve) => (this.#tell = resolve));
+  }
 
   /** Why the volume is read-only, or null. */
   get failure(): VdoError | null {
     return this.#failure;
+  }
+
+  /** Resolves with why, once the volume is read-only. */
+  failed(): Promise<VdoError> {
+    return this.#failed;
   }
 
   /** Sets what makes the state READ_ONLY durable from now on: called once, and may fail. */
@@ -41,6 +52,7 @@ export class Health {
       error,
     );
     this.#stored = this.#store().catch(() => undefined);
+    this.#tell(this.#failure);
     return this.#failure;
   }
 

@@ -51,6 +51,8 @@ export interface HashIndex {
    */
   update(names: Uint8Array, count: number, locations: Advice): Promise<void> | void;
   statistics(): IndexStatistics;
+  /** Resolves when no rebuild is under way; where an index has such. */
+  rebuilt?(): Promise<void>;
   /** Saves what is to be kept. Called when the volume is closed, before its super block is. */
   close(): Promise<void>;
 }

@@ -65,6 +65,11 @@ export class Volume implements BlockDevice {
     return this.#parts.path.health.failure;
   }
 
+  /** Resolves with why the volume went read-only by itself, if it ever does. */
+  failed(): Promise<VdoError> {
+    return this.#parts.path.health.failed();
+  }
+
   /** What the user should hear about the state that the volume was found in, or null. */
   get notice(): string | null {
     return this.#parts.notice;
@@ -94,6 +99,13 @@ export class Volume implements BlockDevice {
   /** What the user should hear about the index (it began empty, it failed), or null. */
   get indexWarning(): string | null {
     return this.#parts.path.index.warning?.message ?? null;
+  }
+
+  /** Chapters that the index has still to read again after a crash, and when none is left. */
+  indexRebuild(): { chapters: number; done: Promise<void> } {
+    const { index } = this.#parts.path;
+    const chapters = index.statistics().chaptersToReplay ?? 0;
+    return { chapters, done: index.rebuilt?.() ?? Promise.resolve() };
   }
 
   async read(offset: number, length: number, into?: Uint8Array): Promise<Uint8Array> {

@@ -2,7 +2,8 @@
  * Volumes that the kernel was killed on, under load: uvdo recovers one copy, the kernel another, and both
  * are the same volume, down to every count. docs/TESTING.md, "Interop".
  *
- * `UVDO_RECOVER_ROUNDS` sets the number of kills (default 3), `UVDO_CRASH_SEED` the first seed.
+ * `UVDO_RECOVER_ROUNDS` sets the number of kills (default 3), `UVDO_POWER_ROUNDS` of power losses
+ * (default 2), `UVDO_CRASH_SEED` the first seed.
  */
 import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -27,6 +28,7 @@ import { built, uvdo } from './uvdo.ts';
 const { skip, note } = skipReason(available().uml, available().tools, built());
 const ROUNDS = Number(process.env['UVDO_RECOVER_ROUNDS'] ?? 3);
 const SEED = Number(process.env['UVDO_CRASH_SEED'] ?? Date.now() % 100_000);
+const POWER_ROUNDS = Number(process.env['UVDO_POWER_ROUNDS'] ?? 2);
 /** Writers at a time, each with blocks of its own. */
 const WRITERS = 3;
 const WRITES = 500;
@@ -104,20 +106,31 @@ write_plan() {
 }
 `;
 
-/** Kills the kernel while it writes; what the volume may hold then. */
-async function crash(path: string, folder: string, seed: number, how: Configuration) {
+/**
+ * Kills the kernel while it writes; what the volume may hold then. With `power`, in QEMU, what no flush or FUA
+ * made durable is lost, as if the power had gone.
+ */
+async function crash(
+  path: string,
+  folder: string,
+  seed: number,
+  how: Configuration,
+  power = false,
+) {
   const plans = Array.from({ length: WRITERS }, (_, writer) => plan(seed, writer, how.blocks));
   plans.forEach(({ lines, data }, writer) => {
     writeFileSync(join(folder, `plan-${writer}`), `${lines.join('\n')}\n`);
     writeFileSync(join(folder, `data-${writer}`), Buffer.concat(data));
   });
-  const seconds = 0.3 + (generator(seed)() % 2500) / 1000;
+  // What was not flushed is lost with the power: there has to be something that was.
+  const seconds = (power ? 5 : 0.3) + (generator(seed)() % 2500) / 1000;
   const out = await inKernel({
-    engine: 'uml',
+    engine: power ? 'qemu' : 'uml',
     disks: [path],
     share: folder,
     env: how.env,
     crash: true,
+    lose: power,
     script: `set -e
 ${GUEST}
 vdo_start \${DISKS[0]} v ${how.table}
@@ -183,24 +196,38 @@ async function compare(
   return dump;
 }
 
+/** One crash of the kernel, recovered twice; how many flushes it had reported. */
+async function round(seed: number, how: Configuration, power: boolean): Promise<number> {
+  const where = `${how.name}, seed ${seed}${power ? ', power lost' : ''}`;
+  return withFolder(async (folder) => {
+    const path = join(folder, 'volume.vdo');
+    await how.make(path);
+    const crashed = await crash(path, folder, seed, how, power);
+    const dump = await compare(path, folder, where, how.env);
+    expect(crashed.allowed.settle(dump), where).toEqual([]);
+    return crashed.flushes;
+  });
+}
+
 describe.skipIf(skip)(`uvdo recovers what the kernel crashed on${note}`, () => {
   it('as the kernel itself does, whatever it was doing', async () => {
     let flushes = 0;
-    for (let round = 0; round < ROUNDS; round++) {
-      const seed = SEED + round;
-      const how = CONFIGURATIONS[round % CONFIGURATIONS.length]!;
-      const where = `${how.name}, seed ${seed}`;
-      await withFolder(async (folder) => {
-        const path = join(folder, 'volume.vdo');
-        await how.make(path);
-        const crashed = await crash(path, folder, seed, how);
-        flushes += crashed.flushes;
-        const dump = await compare(path, folder, where, how.env);
-        expect(crashed.allowed.settle(dump), where).toEqual([]);
-      });
+    for (let i = 0; i < ROUNDS; i++) {
+      flushes += await round(SEED + i, CONFIGURATIONS[i % CONFIGURATIONS.length]!, false);
     }
     if (process.env['UVDO_CRASH_VERBOSE'] !== undefined) console.error(SEED, { ROUNDS, flushes });
     expect(flushes).toBeGreaterThanOrEqual(ROUNDS);
+  });
+
+  it.skipIf(available().qemu !== true)('as it does when the power went away below it', async () => {
+    let flushes = 0;
+    for (let i = 0; i < POWER_ROUNDS; i++) {
+      flushes += await round(SEED + i, CONFIGURATIONS[i % CONFIGURATIONS.length]!, true);
+    }
+    if (process.env['UVDO_CRASH_VERBOSE'] !== undefined) {
+      console.error(SEED, { POWER_ROUNDS, flushes });
+    }
+    expect(flushes).toBeGreaterThan(0);
   });
 
   it('the reference volume that crashed amid a stream of writes', async () => {

@@ -76,6 +76,7 @@ export const command: Command = {
       try {
         release = await becomeKnown(args, server, served, log);
         announce(args, server, served);
+        for (const one of served) watch(one, log);
         await stop.whenRequested;
         log.print('info', 'stopping; saving');
       } finally {
@@ -83,12 +84,27 @@ export const command: Command = {
         await release();
       }
     } finally {
-      await closeAll(served);
-      stop.end();
+      try {
+        await closeAll(served);
+      } finally {
+        stop.end();
+      }
     }
     log.print('info', 'saved');
   },
 };
+
+/** Tells what happens to a volume while it is served. */
+function watch({ path, volume }: Served, log: Log): void {
+  void volume.failed().then(({ message }) => {
+    log.print('error', `${path}: ${message}; reads go on. Stop it, then: uvdo rebuild ${path}`);
+  });
+  const { chapters, done } = volume.indexRebuild();
+  if (chapters === 0) return;
+  log.print('info', `${path}: the index is being rebuilt, from ${chapters} chapters`);
+  const stopped = (): boolean => volume.indexRebuild().chapters > 0;
+  void done.then(() => stopped() || log.print('info', `${path}: the index is rebuilt`));
+}
 
 /** Process number and control sockets; returns what takes them away again. */
 async function becomeKnown(

@@ -127,6 +127,10 @@ export class UdsIndex implements HashIndex {
     return { chaptersDone, chapters };
   }
 
+  rebuilt(): Promise<void> {
+    return this.#rebuilt;
+  }
+
   /** The numbers of the open chapter and of the oldest one. */
   get chapters(): { readonly newest: number; readonly oldest: number } {
     return { newest: this.#current.newest, oldest: this.#current.oldest };

@@ -1,4 +1,11 @@
-import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import {
+  existsSync,
+  readdirSync,
+  readFileSync,
+  writeFileSync,
+  statSync,
+  truncateSync,
+} from 'node:fs';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
 import { VdoError } from '../../../src/base/errors.ts';
@@ -91,6 +98,25 @@ describe('serve', () => {
     expect(expected.equals(await volume.read(12_345, bytes.length))).toBe(true);
     await volume.close();
     expect(process.listenerCount('SIGHUP')).toBe(0);
+  });
+
+  test('says so when a volume turns read-only, and goes on reading', async () => {
+    const path = await volumeAt('cut.vdo');
+    const socket = join(directory.path, 'socket');
+    const running = run(path, '--socket', socket, '--index', 'memory');
+    await announced();
+    const client = await NbdClient.connect({ socket }, '');
+    await client.write(0, Buffer.alloc(4096, 7));
+    await client.flush();
+    truncateSync(path, statSync(path).size - 4096);
+    await client.write(4096, Buffer.alloc(4096, 8));
+    await expect(client.flush()).rejects.toMatchObject({ errno: 5 });
+    expect(err).toContain(`uvdo serve: ${path}: the volume is read-only since an error`);
+    expect(err).toContain(`uvdo rebuild ${path}`);
+    expect((await client.read(0, 4096)).every((byte) => byte === 7)).toBe(true);
+    client.destroy();
+    process.emit('SIGTERM');
+    await running.catch(() => undefined);
   });
 
   test('with --read-only writes nothing', async () => {
