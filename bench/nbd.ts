@@ -1,6 +1,7 @@
 /**
  * `uvdo serve` beside other NBD servers: the same clients (fio's nbd engine, nbdcopy), Unix sockets,
- * images in the page cache; every server in turn in every round, medians of the rounds.
+ * images in the page cache; every server in turn in every round, medians of the rounds. Reads and the
+ * copy are of an image full of noise; then it is filled with what compresses by half, and written to.
  *
  *   node dist/bench/nbd.js [--rounds N] [--seconds N] [--size MIB] [--folder DIR] [--only NAME,…]
  *
@@ -19,10 +20,13 @@ const MiB = 1 << 20;
 
 interface Server {
   readonly name: string;
-  /** Can be written once only, block by block: it does the one job that matters for it. */
-  readonly writesOnce?: true;
   /** Makes what it serves; returns the command that serves it on `socket`. */
   prepare(folder: string, socket: string, size: number): Promise<readonly string[]>;
+  /**
+   * What is compressed gets there by this command alone, and can be written once; what is written
+   * through the other one later is not compressed. Such a server does the jobs on compressed data only.
+   */
+  compressing?(folder: string, socket: string): readonly string[];
 }
 
 const sparse = (path: string, size: number): string => {
@@ -57,10 +61,13 @@ const SERVERS: readonly Server[] = [
   },
   {
     name: 'qemu-nbd qcow2 zstd',
-    writesOnce: true,
     async prepare(folder, socket, size) {
       const path = join(folder, 'zstd.qcow2');
-      await run('qemu-img', ['create', '-q', '-f', 'qcow2', '-o', 'compression_type=zstd,cluster_size=4k', path, String(size)]); // prettier-ignore
+      await run('qemu-img', ['create', '-q', '-f', 'qcow2', '-o', 'compression_type=zstd', path, String(size)]); // prettier-ignore
+      return ['qemu-nbd', '-t', '-k', socket, '-e', '16', '-f', 'qcow2', path];
+    },
+    compressing(folder, socket) {
+      const path = join(folder, 'zstd.qcow2');
       const image = `driver=compress,file.driver=qcow2,file.file.driver=file,file.file.filename=${path}`; // prettier-ignore
       return ['qemu-nbd', '-t', '-k', socket, '-e', '16', '--image-opts', image];
     },
@@ -78,8 +85,8 @@ interface Job {
   readonly unit: string;
   readonly fio: readonly string[];
   readonly metric: 'iops' | 'MB/s' | 'p50 µs';
-  /** `read`: of an image full of noise; `write`; `packed`: reads of one full of what compresses. */
-  readonly kind: 'read' | 'write' | 'packed';
+  /** `read`: of an image full of noise; `packed`, `unique`, `write`: on one full of what compresses. */
+  readonly kind: 'read' | 'packed' | 'unique' | 'write';
 }
 
 const UNIQUE = ['--refill_buffers', '--buffer_compress_percentage=50', '--buffer_compress_chunk=4k']; // prettier-ignore
@@ -90,7 +97,7 @@ const JOBS: readonly Job[] = [
   { name: 'read 4K random, depth 1, p50', unit: 'µs', metric: 'p50 µs', kind: 'read', fio: ['--rw=randread', '--bs=4k', '--iodepth=1'] }, // prettier-ignore
   { name: 'read 1M sequential, depth 4', unit: 'MB/s', metric: 'MB/s', kind: 'read', fio: ['--rw=read', '--bs=1m', '--iodepth=4'] }, // prettier-ignore
   { name: 'read 1M sequential, compressed 2:1', unit: 'MB/s', metric: 'MB/s', kind: 'packed', fio: ['--rw=read', '--bs=1m', '--iodepth=4'] }, // prettier-ignore
-  { name: 'write 4K random unique 2:1, depth 32', unit: 'k/s', metric: 'iops', kind: 'write', fio: ['--rw=randwrite', '--bs=4k', '--iodepth=32', ...UNIQUE] }, // prettier-ignore
+  { name: 'write 4K random unique 2:1, depth 32', unit: 'k/s', metric: 'iops', kind: 'unique', fio: ['--rw=randwrite', '--bs=4k', '--iodepth=32', ...UNIQUE] }, // prettier-ignore
   { name: 'write 4K random 97 % duplicate, depth 32', unit: 'k/s', metric: 'iops', kind: 'write', fio: ['--rw=randwrite', '--bs=4k', '--iodepth=32', ...DUPLICATE] }, // prettier-ignore
   { name: 'write 1M 97 % duplicate, depth 4', unit: 'MB/s', metric: 'MB/s', kind: 'write', fio: ['--rw=write', '--bs=1m', '--iodepth=4', ...DUPLICATE] }, // prettier-ignore
 ];
@@ -136,34 +143,46 @@ async function measure(
   add: (job: string, value: number) => void,
 ): Promise<void> {
   const socket = join(folder, 'socket');
-  const child = await start(await server.prepare(folder, socket, size), socket);
-  try {
-    if (server.writesOnce) {
-      const job = JOBS.find(({ fio: args }) => args.includes(UNIQUE[0]!))!;
-      add(job.name, (await fio(socket, size, [...job.fio, '--io_size=16m'])).iops / 1000);
-      return;
+  const command = await server.prepare(folder, socket, size);
+  const fill = ['--rw=write', '--bs=1m', '--iodepth=4', '--refill_buffers'];
+  const timed = ['--time_based', `--runtime=${seconds}`];
+  const during = async (served: readonly string[], work: () => Promise<void>): Promise<void> => {
+    const child = await start(served, socket);
+    try {
+      await work();
+    } finally {
+      await stop(child, socket);
     }
-    const fill = ['--rw=write', '--bs=1m', '--iodepth=4', '--refill_buffers'];
-    await fio(socket, size, fill);
-    const timed = ['--time_based', `--runtime=${seconds}`];
-    for (const job of JOBS.filter(({ kind }) => kind === 'read')) await one(job);
-    await copy();
-    for (const job of JOBS.filter(({ kind }) => kind === 'write')) await one(job);
-    await fio(socket, size, [...fill, ...UNIQUE]);
-    for (const job of JOBS.filter(({ kind }) => kind === 'packed')) await one(job);
-    async function one({ name, metric, fio: args }: Job): Promise<void> {
-      const { iops, bw_bytes: bytes, clat_ns: clat } = await fio(socket, size, [...args, ...timed]);
-      const p50 = (clat.percentile?.['50.000000'] ?? NaN) / 1000;
-      add(name, metric === 'iops' ? iops / 1000 : metric === 'MB/s' ? bytes / 1e6 : p50);
+  };
+  const jobs = async (kind: Job['kind']): Promise<void> => {
+    for (const job of JOBS.filter((one) => one.kind === kind)) {
+      const side = await fio(socket, size, [...job.fio, ...timed]);
+      const p50 = (side.clat_ns.percentile?.['50.000000'] ?? NaN) / 1000;
+      const figure = { iops: side.iops / 1000, 'MB/s': side.bw_bytes / 1e6, 'p50 µs': p50 };
+      add(job.name, figure[job.metric]);
     }
-    async function copy(): Promise<void> {
-      const startMs = performance.now();
-      await run('nbdcopy', [`nbd+unix:///?socket=${socket}`, 'null:']);
-      add(COPY, size / 1e3 / (performance.now() - startMs));
-    }
-  } finally {
-    await stop(child, socket);
+  };
+  const fillPacked = async (): Promise<void> =>
+    void (await fio(socket, size, [...fill, ...UNIQUE]));
+  if (server.compressing !== undefined) {
+    await during(server.compressing(folder, socket), fillPacked);
+    await during(command, async () => {
+      await jobs('packed');
+      await jobs('unique');
+    });
+    return;
   }
+  await during(command, async () => {
+    await fio(socket, size, fill);
+    await jobs('read');
+    const startMs = performance.now();
+    await run('nbdcopy', [`nbd+unix:///?socket=${socket}`, 'null:']);
+    add(COPY, size / 1e3 / (performance.now() - startMs));
+    await fillPacked();
+    await jobs('packed');
+    await jobs('unique');
+    await jobs('write');
+  });
 }
 
 const COPY = 'nbdcopy to null';
