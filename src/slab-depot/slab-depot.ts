@@ -37,6 +37,8 @@ export class SlabDepot {
   readonly #slabBits: number;
   /** Slabs with journal entries since the last capture. */
   #touched = new Set<Slab>();
+  /** One of them, to which the next change mostly belongs too. */
+  #lastTouched: Slab | null = null;
   /** Slabs whose room is less than whole: touched, or captured and not yet emptied. */
   readonly #filling = new Set<Slab>();
   /** Held block → the last epoch that freed it. */
@@ -154,9 +156,11 @@ export class SlabDepot {
   increment(pbn: number, sequence: number, index: number): void {
     const slab = this.slabOf(pbn);
     const sbn = pbn - slab.start;
-    if (slab.countOf(sbn) === 0) this.#allocatable--;
+    const count = slab.countOf(sbn);
+    if (count === 0) this.#allocatable--;
     slab.increment(sbn);
-    this.#holds.delete(pbn);
+    // Nothing else is held, and asking a map for every mapping costs more than the rest of this.
+    if (count === PROVISIONAL_REFERENCE_COUNT) this.#holds.delete(pbn);
     slab.journal.append(sbn, true, false, sequence, index);
     this.#touch(slab);
   }
@@ -228,6 +232,7 @@ export class SlabDepot {
       });
     }
     this.#touched = new Set();
+    this.#lastTouched = null;
     return { extents, slabs };
   }
 
@@ -278,6 +283,8 @@ export class SlabDepot {
   }
 
   #touch(slab: Slab): void {
+    if (slab === this.#lastTouched) return;
+    this.#lastTouched = slab;
     this.#touched.add(slab);
     this.#filling.add(slab);
   }
