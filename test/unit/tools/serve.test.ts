@@ -155,7 +155,9 @@ describe('serve', () => {
     await ask(probe, NBD.ABORT);
     await probe.untilClosed();
     const client = await NbdClient.connect({ socket });
+    // Acknowledged is not counted yet.
     await client.write(0, Buffer.alloc(8192, 'some text '));
+    await client.flush();
     out = '';
     await stats.run(new Arguments(stats, [path, '--json']));
     const answer = JSON.parse(out) as {
