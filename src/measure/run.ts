@@ -5,7 +5,13 @@
 import { BLOCK_SIZE } from '../base/constants.ts';
 import { Arena } from '../kernels/arena.ts';
 import { WIDE_PACKER_BINS } from '../volume/open.ts';
-import { createPool, defaultWorkers, type ComputePool, type ReadAhead } from '../workers/pool.ts';
+import {
+  createPool,
+  defaultWorkers,
+  type Ahead,
+  type ComputePool,
+  type ReadAhead,
+} from '../workers/pool.ts';
 import { AlignmentScanner } from './alignment.ts';
 import { BlockFeed, type Batch } from './block-feed.ts';
 import { BlockCounter } from './counter.ts';
@@ -156,8 +162,8 @@ export class MeasureRun {
   }
 
   /**
-   * Batch after batch; this thread packs and counts what is read while the others read and name what
-   * comes next, then joins them; all together compress.
+   * Batch after batch; this thread packs and counts what is read while the others compress what is new in it
+   * and read and name what comes next, and joins them when it waits.
    */
   async #runBatches(
     feed: BlockFeed,
@@ -165,8 +171,13 @@ export class MeasureRun {
     scanner: AlignmentScanner | null,
   ): Promise<void> {
     const stored = this.#stored;
-    const compress = async (): Promise<void> => {
-      if (stored !== null && stored.count > 0) await pool.compress(stored.rows, stored.count);
+    // What is new in the batch before, under way since it was counted.
+    let fragments: Ahead | null = null;
+    const store = async (): Promise<void> => {
+      const { finish } = fragments ?? { finish: () => Promise.resolve() };
+      fragments = null;
+      await finish();
+      stored?.store();
     };
     // Bytes that nobody looks at again need not leave the cache.
     const areNamesEnough = stored === null && scanner === null;
@@ -184,20 +195,22 @@ export class MeasureRun {
         next = null;
         await feed.settle(batch, await load.finish());
         await scanner?.add(batch);
-        await compress();
         next = await begin();
-        stored?.store();
+        await store();
         await this.#spilled?.makeRoom();
         this.#counter.add(batch);
+        if (stored !== null && stored.count > 0) {
+          fragments = pool.compressAhead(stored.rows, stored.count);
+        }
         this.#advance(batch);
       }
       // After an abort: what was read ahead is not counted. Other jobs wait for it.
       await next?.load.finish();
       next = null;
-      await compress();
-      stored?.store();
+      await store();
     } finally {
       await next?.load.finish();
+      await (fragments as Ahead | null)?.finish();
       await feed.close();
     }
   }
