@@ -3,14 +3,14 @@
  * the recovery journal can move on.
  *
  * Order (docs/COMMIT.md, rule 7), everything as it stood at the close of one committed epoch:
- * 0. the fullness hints of summary entries
+ * 0. the fullness hints of summary entries, where they change → flush
  * 1. slab journal tails, reference blocks, initialized pages, first images of the others → flush
  * 2. summary entries (journal empty, counts valid), second images → flush
  * 3. in memory: the journal's head moves to the last block of that epoch, captured pages are clean.
  *
  * Every checkpoint empties every slab journal that has entries. That is why step 2 can say so at
- * once, and why only the tail block of each is written. Step 0 needs no flush of its own: it only keeps
- * a killed process from leaving counts that are newer than their hint.
+ * once, and why only the tail block of each is written. Step 0 comes first because dm-vdo's scrub keeps
+ * the hint it finds where the counts on disk need no change: counts must not be newer than their hint.
  */
 import type { BlockMap, MapCapture } from '../block-map/block-map.ts';
 import type { RecoveryJournal } from '../recovery-journal/recovery-journal.ts';
@@ -44,10 +44,14 @@ export async function writeBack(parts: CheckpointParts, capture: Capture): Promi
   const first = [...capture.depot.extents, ...capture.map.first];
   if (first.length > 0) {
     const hints = depot.hints(capture.depot);
-    if (hints.length > 0) await storage.write(hints);
+    if (hints.length > 0) {
+      await storage.write(hints);
+      await storage.flush();
+      // Success proves nothing once a commit's flush beside it has failed (docs/COMMIT.md, rule 11).
+      health.check();
+    }
     await storage.write(first);
     await storage.flush();
-    // Success proves nothing once a commit's flush beside it has failed (docs/COMMIT.md, rule 11).
     health.check();
     await storage.write([...depot.summarize(capture.depot), ...capture.map.second]);
     await storage.flush();

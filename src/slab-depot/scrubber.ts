@@ -136,9 +136,13 @@ export class Scrubber {
       );
     });
     await this.#parts.writeBack(async () => {
-      // Hints ahead of counts: a scrub that finds no count to change keeps the hint it finds.
+      // Hints durable ahead of counts: a scrub that finds no count to change keeps the hint it finds.
       batch.forEach((slab, i) => this.#setHint(slab, scrubbed[i]!));
-      await storage.write(summary.takeDirty());
+      const hints = summary.takeDirty();
+      if (hints.length > 0) {
+        await storage.write(hints);
+        await this.#parts.flush();
+      }
       if (references.length > 0) await storage.write(references);
       await this.#parts.flush();
       for (const { number } of batch) {
@@ -188,6 +192,8 @@ export class Scrubber {
     let free = 0;
     for (let at = counts.indexOf(0); at >= 0; at = counts.indexOf(0, at + 1)) free++;
     const fullness = fullnessHint(free, Math.log2(depot.shape.slabBlocks));
-    summary.set(number, { ...summary.get(number), fullnessHint: fullness });
+    const entry = summary.get(number);
+    if (entry.fullnessHint === fullness) return;
+    summary.set(number, { ...entry, fullnessHint: fullness });
   }
 }

@@ -4,7 +4,7 @@
  * nothing else. It is what src/ builds on, broken by any of the sabotages when told to.
  *
  * Batches run in memory and write their data; an epoch commits by data flush, journal blocks, flush; a
- * checkpoint writes copies made when its epoch closed, behind two barriers. docs/COMMIT.md has the
+ * checkpoint writes copies made when its epoch closed, behind three barriers. docs/COMMIT.md has the
  * reasons.
  */
 import { assert } from '../../src/base/assert.ts';
@@ -357,6 +357,7 @@ export class Model {
       }
       const second = new Map<number, Uint8Array>();
       for (const page of copy.pages) this.pages.images(page, first, second);
+      yield* this.#writeHints(copy);
       if (this.sabotage === 'one-barrier') this.#addSummaries(copy, first);
       const images = [...second];
       if (this.sabotage === 'second-image-early') second.clear();
@@ -381,6 +382,23 @@ export class Model {
     if (head !== undefined && head > this.journal.head) this.journal.head = head;
   }
 
+  /** Hints ahead of counts, in entries that are otherwise as they were. */
+  *#writeHints({ slabs }: CheckpointCopy): Task {
+    if (slabs.every(({ slab, summary }) => this.#summary[slab.number]!.hint === summary.hint))
+      return;
+    for (const { slab, summary } of slabs) {
+      this.#summary[slab.number] = { ...this.#summary[slab.number]!, hint: summary.hint };
+    }
+    yield* this.write(new Map([[this.layout.summaryOrigin, this.#summaryBlock()]]));
+    if (this.sabotage !== 'hints-beside-counts') yield* this.flushDisk();
+  }
+
+  #summaryBlock(): Buffer {
+    const block = Buffer.alloc(BLOCK);
+    this.#summary.forEach((entry, n) => encodeSummaryEntry(block, n * 2, entry));
+    return block;
+  }
+
   #addSummaries(copy: CheckpointCopy, writes: Map<number, Uint8Array>): void {
     if (copy.slabs.length === 0) return;
     const size = this.layout.slabJournalBlocks;
@@ -388,9 +406,7 @@ export class Model {
       const tail = this.sabotage === 'tail-in-memory' ? slab.sequence % size : summary.tailOffset;
       this.#summary[slab.number] = { ...summary, tailOffset: tail };
     }
-    const block = Buffer.alloc(BLOCK);
-    this.#summary.forEach((entry, n) => encodeSummaryEntry(block, n * 2, entry));
-    writes.set(this.layout.summaryOrigin, block);
+    writes.set(this.layout.summaryOrigin, this.#summaryBlock());
   }
 }
 

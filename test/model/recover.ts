@@ -39,6 +39,14 @@ export interface Recovery {
   readonly slabsScrubbed?: number;
 }
 
+export interface RecoveryOptions {
+  /**
+   * Sets every scrubbed slab's hint, where the kernel sets it with changed counts only. For a recovery after
+   * one that was interrupted: dm-vdo writes counts before their hint, and leaves a wrong one then.
+   */
+  readonly mendHints?: boolean;
+}
+
 function checkMapping(layout: VolumeLayout, { state, pbn }: Mapping): boolean {
   return pbn === 0 ? state <= 1 : state !== 0 && slabOf(layout, pbn) !== undefined;
 }
@@ -135,11 +143,12 @@ function* scrubAndStop(
   layout: VolumeLayout,
   superBlock: Buffer,
   slabs: SlabState[],
+  options: RecoveryOptions,
 ): Steps<number> {
   let scrubbed = 0;
   for (const state of slabs) {
     if (!state.summary.dirty) continue;
-    yield* scrubSlab(layout, state);
+    yield* scrubSlab(layout, state, options.mendHints ?? false);
     scrubbed++;
   }
   if (scrubbed > 0) {
@@ -154,7 +163,7 @@ function* scrubAndStop(
   return scrubbed;
 }
 
-function* recoverDirty(layout: VolumeLayout): Steps<Recovery> {
+function* recoverDirty(layout: VolumeLayout, options: RecoveryOptions): Steps<Recovery> {
   const start = deviceBlock(layout, layout.journalOrigin);
   const journal = yield* readBlocks(range(start, layout.journalBlocks));
   const scan = scanJournal(layout, journal);
@@ -173,12 +182,12 @@ function* recoverDirty(layout: VolumeLayout): Steps<Recovery> {
     zoneCount: 1,
   });
   yield* writeSuperBlock(layout, superBlock);
-  const slabsScrubbed = yield* scrubAndStop(layout, superBlock, slabs);
+  const slabsScrubbed = yield* scrubAndStop(layout, superBlock, slabs, options);
   return { outcome: 'recovered', layout, scan, entriesReplayed, slabsScrubbed };
 }
 
 /** Recovers what needs recovery; a CLEAN or NEW volume is only checked as far as its load goes. */
-export function* recover(): Steps<Recovery> {
+export function* recover(options: RecoveryOptions = {}): Steps<Recovery> {
   try {
     const layout = yield* readLayout();
     switch (layout.state) {
@@ -189,7 +198,7 @@ export function* recover(): Steps<Recovery> {
         return { outcome: 'clean', layout };
       case STATE.DIRTY:
       case STATE.REPLAYING:
-        return yield* recoverDirty(layout);
+        return yield* recoverDirty(layout, options);
       case STATE.RECOVERING: {
         const slabs = yield* loadSlabs(layout);
         yield* writeSummary(
@@ -200,7 +209,7 @@ export function* recover(): Steps<Recovery> {
         const change = { state: STATE.RECOVERING, zoneCount: 1 };
         const superBlock = changedSuperBlock(layout.superBlock, change);
         yield* writeSuperBlock(layout, superBlock);
-        const slabsScrubbed = yield* scrubAndStop(layout, superBlock, slabs);
+        const slabsScrubbed = yield* scrubAndStop(layout, superBlock, slabs, options);
         return { outcome: 'recovered', layout, slabsScrubbed };
       }
       default:
@@ -213,6 +222,6 @@ export function* recover(): Steps<Recovery> {
 }
 
 /** Recovers in place, at once. */
-export function recoverNow(storage: SyncStorage): Recovery {
-  return runNow(recover(), storage);
+export function recoverNow(storage: SyncStorage, options: RecoveryOptions = {}): Recovery {
+  return runNow(recover(options), storage);
 }

@@ -22,6 +22,7 @@ export const SABOTAGES = {
   'entries-after-seal': 'a sealed partial slab journal block takes further entries',
   'tail-in-memory': 'the summary names the slab journal tail in memory, not the copied one',
   'one-barrier': 'summaries are written together with what they describe',
+  'hints-beside-counts': 'fullness hints are written in the same barrier as the counts',
   'counts-left-out': 'the summary is made clean although the reference blocks were not written',
   'reuse-freed': 'a freed block is allocated again before the freeing epoch is committed',
   'hold-not-moved': 'a block that is revived and freed again keeps its first hold',

@@ -231,7 +231,7 @@ function* applyJournal(
 }
 
 /** Step H for one dirty slab. Leaves the new summary entry in `state`. */
-export function* scrubSlab(layout: VolumeLayout, state: SlabState): Steps<void> {
+export function* scrubSlab(layout: VolumeLayout, state: SlabState, mendHint: boolean): Steps<void> {
   const counts = yield* loadCounts(layout, state);
   const { slab, summary } = state;
   const point = yield* applyJournal(layout, state, counts);
@@ -243,7 +243,9 @@ export function* scrubSlab(layout: VolumeLayout, state: SlabState): Steps<void> 
   });
   yield { kind: 'flush' };
   yield* writeBlocks(writes);
-  const hint = hintOf(counts.freeBlocks(), layout.slabBits);
+  // Where no count changed, the kernel writes nothing, and what the summary says of them stays.
+  const keeps = writes.size === 0 && !mendHint;
+  const hint = keeps ? summary.hint : hintOf(counts.freeBlocks(), layout.slabBits);
   state.summary = { tailOffset: summary.tailOffset, hint, load: true, dirty: false };
   state.head = state.tail;
 }

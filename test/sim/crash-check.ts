@@ -40,11 +40,12 @@ export function recoverImage(
 ): MemoryStorage {
   const random = new Random(seed);
   let survivor = image;
+  const options = { mendHints: interruptions > 0 };
   forgetReadOnly(survivor);
   for (let i = 0; i < interruptions; i++) {
     const disk = new FaultyDisk(survivor, { seed, stopAfter: random.between(1, 24) });
     try {
-      const { outcome, reason } = recoverNow(disk);
+      const { outcome, reason } = recoverNow(disk, options);
       if (outcome === 'read-only') throw new Violation(`interrupted recovery: ${reason}`);
       return disk.snapshot();
     } catch (error) {
@@ -52,7 +53,7 @@ export function recoverImage(
       survivor = disk.crash(random.next());
     }
   }
-  const { outcome, reason } = recoverNow(survivor);
+  const { outcome, reason } = recoverNow(survivor, options);
   if (outcome === 'read-only') throw new Violation(`recovery goes read-only: ${reason}`);
   return survivor;
 }

@@ -24,6 +24,7 @@ export const LIES = {
   'journal-not-flushed':
     'flushes are answered, and map pages written, before the journal is durable',
   'counts-not-flushed': 'the summary is written together with the counts and tails it describes',
+  'hints-not-flushed': 'counts are written together with the hints that say how full they are',
   'summary-not-flushed': 'journal heads move before the summary and second images are durable',
   'page-written-once': 'the first image of an uninitialized tree page is left out',
   'heads-ahead': 'journal blocks carry heads as if everything before them were written back',
@@ -46,6 +47,8 @@ export class LyingStorage implements Storage {
   #written = new Set<Part | 'all copies'>();
   /** Whether the super block of this run is written: before that it is opened or recovered. */
   #isRunning = false;
+  /** Whether the summary's next flush is that of whole entries; before the counts' it is that of hints. */
+  #countsFlushed = false;
 
   /** `image`: what the volume is before it is opened. */
   constructor(below: Storage, image: MemoryStorage, lie: Lie) {
@@ -74,7 +77,10 @@ export class LyingStorage implements Storage {
   flush(): Promise<void> {
     const written = this.#written;
     this.#written = new Set();
-    return this.#isSkipped(written) ? Promise.resolve() : this.#below.flush();
+    const skipped = this.#isSkipped(written);
+    if (written.has('slab journal')) this.#countsFlushed = true;
+    else if (written.has('summary')) this.#countsFlushed = false;
+    return skipped ? Promise.resolve() : this.#below.flush();
   }
 
   close(): Promise<void> {
@@ -90,8 +96,10 @@ export class LyingStorage implements Storage {
         return written.has('journal');
       case 'counts-not-flushed':
         return this.#isRunning && written.has('slab journal');
+      case 'hints-not-flushed':
+        return this.#isRunning && !this.#countsFlushed && isSummary(written);
       case 'summary-not-flushed':
-        return this.#isRunning && written.has('summary') && !written.has('slab journal');
+        return this.#isRunning && this.#countsFlushed && isSummary(written);
       case 'replay-not-flushed':
         return !this.#isRunning && !written.has('all copies') && !written.has('super block');
       case 'super-not-behind-summary':
@@ -147,6 +155,9 @@ function isUninitializedPage({ offset, bytes }: Extent): boolean {
   const isPage = page.readUInt32LE(0) === 4 && page.readUInt32LE(4) === 1;
   return isPage && bytes.length === BLOCK && getU64(page, 16) === offset / BLOCK && page[32] === 0;
 }
+
+const isSummary = (written: ReadonlySet<Part | 'all copies'>): boolean =>
+  written.has('summary') && !written.has('slab journal');
 
 function withPointAhead({ offset, bytes }: Extent): Extent {
   const copy = Buffer.from(bytes);

@@ -20,13 +20,17 @@ const KINDS: Partial<Record<Sabotage, StoryKind>> = {
 };
 const MAX_STORIES = 300;
 
-/** Stories told until one was a lie, and what gave it away; undefined if none was. */
-function expose(sabotage: Sabotage): { stories: number; because: string } | undefined {
+/** Stories told until one was a lie, the CPU time that took, and what gave it away. */
+function expose(
+  sabotage: Sabotage,
+): { stories: number; seconds: number; because: string } | undefined {
+  const start = process.cpuUsage();
   for (let seed = 1; seed <= MAX_STORIES; seed++) {
     try {
       runStory(seed, { sabotage, kind: KINDS[sabotage] ?? 'small' });
     } catch (error) {
-      return { stories: seed, because: String(error) };
+      const { user, system } = process.cpuUsage(start);
+      return { stories: seed, seconds: (user + system) / 1e6, because: String(error) };
     }
   }
   return undefined;
@@ -35,6 +39,7 @@ function expose(sabotage: Sabotage): { stories: number; because: string } | unde
 describe('a broken rule is noticed', { timeout: 120_000 }, () => {
   it.each(Object.entries(SABOTAGES))('%s: %s', (sabotage) => {
     const exposed = expose(sabotage as Sabotage);
+    if (process.env['UVDO_SIM_VERBOSE'] !== undefined) console.error(sabotage, exposed);
     expect(exposed, `${sabotage} went unnoticed`).toBeDefined();
     // A violation, or one of the model's own assertions: nothing else gives a sabotage away.
     expect(exposed!.because).toMatch(/^(Violation|AssertionError): /);
