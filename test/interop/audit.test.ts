@@ -46,13 +46,16 @@ describe.skipIf(skip)(`reference volumes${note}`, () => {
       const { status, report } = await uvdoAudit(path);
       const real = await vdoaudit(path);
       const index = { fresh: 'empty', dirty: 'unsaved' }[name as string] ?? 'saved';
-      expect(report.index).toMatchObject({ state: index, problem: null });
+      // That a start used up the save is not flushed: a power loss may bring it back.
+      const states = name === 'dirty-unsynced' ? ['saved', 'unsaved'] : [index];
+      expect(report.index.problem).toBeNull();
+      expect(states).toContain(report.index.state);
       if (name === 'fresh') {
         // Nothing to audit yet: vdoaudit says so and fails.
         expect(real.output).toContain('no auditable state');
         expect(report).toMatchObject({ clean: true, state: 'new', errorCount: 0 });
         expect(status).toBe(0);
-      } else if (name === 'dirty') {
+      } else if (name === 'dirty' || name === 'dirty-unsynced') {
         // vdoaudit sees the disk without the journals; after the kernel's recovery it sees what ours
         // would make.
         const { report: stored } = await uvdoAudit(path, '--as-stored');
@@ -63,7 +66,7 @@ describe.skipIf(skip)(`reference volumes${note}`, () => {
           needs: 'recovery',
           errors: [],
         });
-        expect(report.recovery?.entries).toBeGreaterThan(9000);
+        expect(report.recovery?.entries).toBeGreaterThan(name === 'dirty' ? 9000 : 100);
         expect(status).toBe(3);
         const script = 'set -e; vdo_start ${DISKS[0]} v; vdo_wait_recovery v; vdo_stop v';
         await inKernel({ engine: 'uml', disks: [path], script });

@@ -193,6 +193,7 @@ export const FIXTURES = [
   'clean',
   'nocompress',
   'dirty',
+  'dirty-unsynced',
   'readonly',
   'forced',
   'rebuilt',

@@ -24,6 +24,7 @@ import {
 import { TINY_TABLE, tiny } from './kernel-volume.ts';
 import { differences } from './same-volume.ts';
 import { built, uvdo } from './uvdo.ts';
+import { sha256 } from './workload.ts';
 
 const { skip, note } = skipReason(available().uml, available().tools, built());
 const ROUNDS = Number(process.env['UVDO_RECOVER_ROUNDS'] ?? 3);
@@ -230,11 +231,14 @@ describe.skipIf(skip)(`uvdo recovers what the kernel crashed on${note}`, () => {
     expect(flushes).toBeGreaterThan(0);
   });
 
-  it('the reference volume that crashed amid a stream of writes', async () => {
+  it.each(['dirty', 'dirty-unsynced'] as const)('the reference volume %s', async (name) => {
     makeFixtures();
     await withFolder(async (folder) => {
-      const { path } = await unpackFixture('dirty', folder);
-      await compare(path, folder, 'dirty');
+      const { path, manifest } = await unpackFixture(name, folder);
+      const dump = await compare(path, folder, name);
+      for (const { name: what, offset, length, sha256: sum } of manifest.extents) {
+        expect(sha256(dump.subarray(offset, offset + length)), what).toBe(sum);
+      }
     });
   });
 });
