@@ -13,7 +13,7 @@
  *     names      rows × 16          record names
  *     sizes      rows × 2           sizes of fragments
  *     zero       rows × 1           1 = the block is all zeros
- *     checks     rows × 12          what is to be compared with what: see `ComputePool.verify`
+ *     checks     rows × 12          what is to be compared or expanded: see `ComputePool`
  *     blocks     rows × 4096        block r at 4096·r, aligned to 4096
  *     fragments  rows × 4096        raw LZ4 blocks
  *     verify     rows × 4096        blocks read back to be compared, or expanded

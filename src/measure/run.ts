@@ -174,9 +174,9 @@ export class MeasureRun {
     // What is new in the batch before, under way since it was counted.
     let fragments: Ahead | null = null;
     const store = async (): Promise<void> => {
-      const { finish } = fragments ?? { finish: () => Promise.resolve() };
+      const job = fragments;
       fragments = null;
-      await finish();
+      await job?.finish();
       stored?.store();
     };
     // Bytes that nobody looks at again need not leave the cache.

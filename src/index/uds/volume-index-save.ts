@@ -185,18 +185,11 @@ export async function readVolumeIndexHeads(
   let at = geometry.sparse ? SPARSE_HEADER_SIZE : 0;
   for (let i = 0; i < geometry.subIndexes.length; i++) {
     const volume = await headerAt(source, zone, at, VOLUME_MAGIC);
-    const lists = getU32(volume, 36);
+    const { lists } = rangesOf(volume);
     at += VOLUME_HEADER_SIZE + lists * FLUSH_SIZE;
     const delta = await headerAt(source, zone, at, DELTA_MAGIC);
     at += DELTA_HEADER_SIZE + lists * SIZE_SIZE;
-    headers.push({
-      low: getU64(volume, 16),
-      high: getU64(volume, 24),
-      firstList: getU32(volume, 32),
-      lists,
-      records: getU64(delta, 24),
-      collisions: getU64(delta, 32),
-    });
+    headers.push({ ...rangesOf(volume), ...entriesOf(delta) });
   }
   return headers;
 }
@@ -208,6 +201,17 @@ async function headerAt(source: VolumeIndexSource, zone: number, at: number, mag
     throw corrupt(`no ${magic} header`, zone);
   }
   return bytes;
+}
+
+/** What the first header of a sub-index says. */
+function rangesOf(header: Uint8Array) {
+  const [low, high] = [getU64(header, 16), getU64(header, 24)];
+  return { low, high, firstList: getU32(header, 32), lists: getU32(header, 36) };
+}
+
+/** What the second one says. */
+function entriesOf(header: Uint8Array) {
+  return { records: getU64(header, 24), collisions: getU64(header, 32) };
 }
 
 function checkHeads(sub: SubIndex, heads: readonly VolumeIndexHead[]): void {
@@ -265,10 +269,8 @@ class Stream {
     const header = await this.#take(VOLUME_HEADER_SIZE);
     this.#checkMagic(header, VOLUME_MAGIC);
     if (!bytesEqual(header.subarray(8, 16), nonce)) throw this.#corrupt('of another volume');
-    const low = getU64(header, 16);
-    const high = getU64(header, 24);
-    const firstList = getU32(header, 32);
-    const lists = getU32(header, 36);
+    const ranges = rangesOf(header);
+    const { low, high, firstList, lists } = ranges;
     if (!(low <= high)) throw this.#corrupt(`it knows chapters ${low} to ${high}`);
     if (firstList + lists > sub.geometry.lists) {
       throw this.#corrupt(`lists ${firstList} to ${firstList + lists} of ${sub.geometry.lists}`);
@@ -287,8 +289,7 @@ class Stream {
     for (const [zone, first, count] of runsOf(sub, firstList, firstList + lists)) {
       pending += zone.setSizes(await this.#take(count * SIZE_SIZE), 0, first, count);
     }
-    const [records, collisions] = [getU64(delta, 24), getU64(delta, 32)];
-    this.heads.push({ low, high, firstList, lists, records, collisions });
+    this.heads.push({ ...ranges, ...entriesOf(delta) });
     return pending;
   }
 
