@@ -40,12 +40,13 @@ const CRASH_WRITES = 20_000;
 
 const LEAF_BYTES = BLOCK_MAP_ENTRIES_PER_PAGE * BLOCK_SIZE;
 
-/** Byte at which leaf `i` of those that were filled begins. */
-function leafAt({ logical }: Size, i: number): number {
-  const leaves = Math.floor(logical / LEAF_BYTES);
-  return (
-    Math.floor((i % Math.min(leaves, LEAVES)) * (leaves / Math.min(leaves, LEAVES))) * LEAF_BYTES
-  );
+const leavesOf = ({ logical }: Size): number => Math.floor(logical / LEAF_BYTES);
+const filledOf = (size: Size): number => Math.min(LEAVES, leavesOf(size));
+
+/** Byte at which leaf `i` of those that were filled begins; they are numbered round and round. */
+function leafAt(size: Size, i: number): number {
+  const filled = filledOf(size);
+  return Math.floor((i % filled) * (leavesOf(size) / filled)) * LEAF_BYTES;
 }
 
 /** Runs `count` requests, some at once; returns CPU µs of each. */
@@ -99,8 +100,7 @@ async function measure(size: Size, folder: string): Promise<(string | number)[]>
   await formatVolume(file, { size: size.physical, logicalSize: size.logical });
   let volume = await open(file);
   const zeros = Buffer.alloc(BLOCK_SIZE);
-  const leaves = Math.min(LEAVES, Math.floor(size.logical / LEAF_BYTES));
-  for (let i = 0; i < leaves; i++) await volume.write(leafAt(size, i), zeros);
+  for (let i = 0; i < filledOf(size); i++) await volume.write(leafAt(size, i), zeros);
   await volume.close();
 
   volume = await open(file);

@@ -57,7 +57,8 @@ function parse() {
         write: { type: 'boolean', default: false },
       },
     });
-    const size = Number(values.size ?? (values.quick ? 8 : FULL_MIB));
+    const usual = values.profile ? PROFILE_BYTES / MiB : FULL_MIB;
+    const size = Number(values.size ?? (values.quick ? 8 : usual));
     if (!Number.isInteger(size) || size < 1) throw new Error('--size takes whole MiB');
     return { ...values, size };
   } catch (error) {
@@ -90,9 +91,8 @@ if (options['volume-index']) {
   process.exit();
 }
 if (options.profile) {
-  const bytes = Number(options.size === FULL_MIB ? PROFILE_BYTES / MiB : options.size) * MiB;
   const unit = unitMicroseconds();
-  const results = await profileRuns(runsToProfile({ ...engineOptions, bytes }));
+  const results = await profileRuns(runsToProfile(engineOptions));
   const text = [machine(), `One unit of work: ${unit.toFixed(1)} µs.`, '', profileTable(results)];
   console.log(text.join('\n'));
   if (options.write) writeBetweenMarks('docs/PERFORMANCE.md', text.join('\n'), 'profile');
