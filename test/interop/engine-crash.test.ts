@@ -13,7 +13,8 @@ import { fileURLToPath } from 'node:url';
 import { describe, expect, it } from 'vitest';
 import { Allowed } from './allowed.ts';
 import { generator } from './content.mjs';
-import { available, runInKernel, skipReason, vdoaudit, withFolder } from './harness.ts';
+import { available, skipReason, withFolder } from './harness.ts';
+import { kernelRecovers } from './kernel-recovers.ts';
 import { TINY_TABLE, tiny } from './kernel-volume.ts';
 import { built, DIST, endOf, uvdo } from './uvdo.ts';
 
@@ -96,24 +97,8 @@ describe.skipIf(skip)(`uvdo killed while it writes${note}`, () => {
         const log = await killedWriter(path, folder, options, seed, allowed.next);
         const did = allowed.addRound(log);
         for (const key of ['writes', 'acknowledged', 'flushes'] as const) total[key] += did[key];
-        const { status, stdout, stderr } = await runInKernel({
-          engine: 'uml',
-          disks: [path],
-          share: folder,
-          env: table,
-          script: `set -e
-vdo_start \${DISKS[0]} v compression on
-vdo_wait_recovery v
-vdo_status v mode
-dd if=/dev/mapper/v of=/mnt/dump bs=1M status=none
-vdo_stop v
-vdo_config \${DISKS[0]} state`,
-        });
-        expect(status, `${where}: ${stdout}${stderr}`).toBe(0);
-        expect(stdout.trim().split('\n'), where).toEqual(['normal', 'clean']);
-        const audit = await vdoaudit(path);
-        expect(audit.clean, `${where}: ${audit.output}`).toBe(true);
-        expect(allowed.settle(readFileSync(join(folder, 'dump'))), where).toEqual([]);
+        const dump = await kernelRecovers(path, folder, where, table);
+        expect(allowed.settle(dump), where).toEqual([]);
       }
       if (process.env['UVDO_CRASH_VERBOSE'] !== undefined) console.error(SEED, total);
       expect(total.flushes).toBeGreaterThan(0);

@@ -12,15 +12,14 @@ import { Arena } from '../../src/kernels/arena.ts';
 import { createKernels } from '../../src/kernels/kernels.ts';
 import { murmur3 } from '../../src/kernels/murmur3.ts';
 import { volumeAddress, volumeList, isHook } from '../../src/index/uds/record-name.ts';
-import { saveVolumeIndex } from '../../src/index/uds/volume-index-save.ts';
 import type { HashIndex } from '../../src/index/hash-index.ts';
 import { IndexSaves } from '../../src/index/uds/index-saves.ts';
-import { OpenChapter } from '../../src/index/uds/open-chapter.ts';
 import { available, copySparse, skipReason, withFolder } from './harness.ts';
 import {
   indexImage,
   madeUpHistory,
   openIndex,
+  saveHistory,
   savedVolumeIndexOf,
   thinChapters,
   withIndex,
@@ -81,21 +80,14 @@ describe.skipIf(skip)(`the window moves on${note}`, () => {
       );
       await formatVolume(path);
       const image = await indexImage(path);
-      const { index, region, saves, volumeIndex, pageMap } = await madeUpHistory(image, 3, 3);
+      const history = await madeUpHistory(image, 3, 3);
+      const { index } = history;
       await uvdoWrites(path, [[join(folder, 'old'), 0]], { index: unclosed(index) });
       await index.settled();
       expect(index.chapters).toEqual({ newest: 4, oldest: 3 });
       // As if 1022 more chapters had been written: the next one that is closed is the first beyond the window.
-      volumeIndex.openChapter(1026);
-      await saves.write({
-        newest: 1026,
-        oldest: 3,
-        openChapter: new OpenChapter(image.geometry.recordsPerChapter),
-        pageMap,
-        volumeIndex: saveVolumeIndex(volumeIndex, region.volumeNonce),
-        now: Date.now(),
-      });
-      await image.storage.close();
+      history.volumeIndex.openChapter(1026);
+      await saveHistory(image, history, { oldest: 3, newest: 1026 });
       const copy = join(folder, 'copy');
       await copySparse(path, copy);
       const writes = (name: string, at: number): [string, number][] => [[join(folder, name), at]];
@@ -183,21 +175,14 @@ describe.skipIf(skip)(`a sparse index${note}`, () => {
       uniqueFile(all, CHAPTER, 12);
       await formatVolume(path, ['--sparse-index', '--index-memory', '0.25'], '26G');
       const image = await indexImage(path);
-      const { index, region, saves, volumeIndex, pageMap } = await madeUpHistory(image, 0, 0);
+      const history = await madeUpHistory(image, 0, 0);
+      const { index } = history;
       await uvdoWrites(path, [[all, 0]], { index: unclosed(index) });
       await index.settled();
       expect(index.chapters).toEqual({ newest: 1, oldest: 0 });
       // Chapter 0 leaves the dense window of 512: of it only hooks are known now.
-      volumeIndex.openChapter(600);
-      await saves.write({
-        newest: 600,
-        oldest: 0,
-        openChapter: new OpenChapter(image.geometry.recordsPerChapter),
-        pageMap,
-        volumeIndex: saveVolumeIndex(volumeIndex, region.volumeNonce),
-        now: Date.now(),
-      });
-      await image.storage.close();
+      history.volumeIndex.openChapter(600);
+      await saveHistory(image, history, { oldest: 0, newest: 600 });
       const [hooks, others] = split(readFileSync(all));
       const part = (
         name: string,

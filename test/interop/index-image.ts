@@ -102,6 +102,23 @@ export async function madeUpHistory(
   return { index, region, saves, volumeIndex, pageMap };
 }
 
+/** Saves a made-up history, with an empty open chapter if there is no other, and closes the storage. */
+export async function saveHistory(
+  { storage, geometry }: IndexImage,
+  { region, saves, volumeIndex, pageMap }: History,
+  range: { readonly oldest: number; readonly newest: number },
+  openChapter = new OpenChapter(geometry.recordsPerChapter),
+): Promise<void> {
+  await saves.write({
+    ...range,
+    openChapter,
+    pageMap,
+    volumeIndex: saveVolumeIndex(volumeIndex, region.volumeNonce),
+    now: Date.now(),
+  });
+  await storage.close();
+}
+
 /**
  * Puts chapters `first` … `end` − 1 in their slots, with index pages as good as any. Their record pages are holes, so that
  * they take little room: to a rebuild every record is one and the same, with a name of zeros.

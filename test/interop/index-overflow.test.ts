@@ -21,10 +21,9 @@ import { IndexPageMap } from '../../src/index/uds/index-page-map.ts';
 import type { IndexRegion } from '../../src/index/uds/index-region.ts';
 import { OpenChapter, writeRecordData } from '../../src/index/uds/open-chapter.ts';
 import { chapterList } from '../../src/index/uds/record-name.ts';
-import { saveVolumeIndex } from '../../src/index/uds/volume-index-save.ts';
 import { murmur3 } from '../../src/kernels/murmur3.ts';
 import { available, skipReason, withFolder } from './harness.ts';
-import { indexImage, madeUpHistory, withIndex } from './index-image.ts';
+import { indexImage, madeUpHistory, saveHistory, withIndex } from './index-image.ts';
 import { formatVolume, kernelWrites, uniqueFile, uvdoWrites } from './index-writes.ts';
 import { built } from './uvdo.ts';
 
@@ -107,16 +106,8 @@ async function closedByBoth(folder: string, place: Place) {
   // The first start of a new volume makes a new index: leave that behind.
   await uvdoWrites(path, []);
   const image = await indexImage(path);
-  const { region, saves, volumeIndex, pageMap } = await madeUpHistory(image, 0, 0);
-  await saves.write({
-    newest: 0,
-    oldest: 0,
-    openChapter: chapter,
-    pageMap,
-    volumeIndex: saveVolumeIndex(volumeIndex, region.volumeNonce),
-    now: Date.now(),
-  });
-  await image.storage.close();
+  const history = await madeUpHistory(image, 0, 0);
+  await saveHistory(image, history, { oldest: 0, newest: 0 }, chapter);
   const kernel = await kernelWrites(path, folder, [['last', 0]]);
   expect(kernel.entries).toBe(1);
   // The block that closed it is the record that the made-up ones lack.

@@ -21,7 +21,8 @@ import { FaultyDisk } from '../sim/disk.ts';
 import { Random } from '../sim/random.ts';
 import { Allowed } from './allowed.ts';
 import { BLOCK, content } from './content.mjs';
-import { available, runInKernel, skipReason, vdoaudit, withFolder } from './harness.ts';
+import { available, skipReason, withFolder } from './harness.ts';
+import { kernelRecovers } from './kernel-recovers.ts';
 import { TINY_TABLE, tiny } from './kernel-volume.ts';
 
 const { skip, note } = skipReason(available().uml, available().tools);
@@ -210,24 +211,8 @@ describe.skipIf(skip)(`the power goes below uvdo${note}`, () => {
         expect(state, where).not.toBe(STATE.READ_ONLY);
         expect(crashed.journal.rounds, where).toBeGreaterThanOrEqual(1);
         save(image, path);
-        const { status, stdout, stderr } = await runInKernel({
-          engine: 'uml',
-          disks: [path],
-          share: folder,
-          env: TINY_TABLE,
-          script: `set -e
-vdo_start \${DISKS[0]} v compression on
-vdo_wait_recovery v
-vdo_status v mode
-dd if=/dev/mapper/v of=/mnt/dump bs=1M status=none
-vdo_stop v
-vdo_config \${DISKS[0]} state`,
-        });
-        expect(status, `${where}: ${stdout}${stderr}`).toBe(0);
-        expect(stdout.trim().split('\n'), where).toEqual(['normal', 'clean']);
-        const audit = await vdoaudit(path);
-        expect(audit.clean, `${where}: ${audit.output}`).toBe(true);
-        expect(allowed.settle(readFileSync(join(folder, 'dump'))), where).toEqual([]);
+        const dump = await kernelRecovers(path, folder, where, TINY_TABLE);
+        expect(allowed.settle(dump), where).toEqual([]);
       }
       expect(flushes).toBeGreaterThan(ROUNDS);
     });

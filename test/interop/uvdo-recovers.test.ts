@@ -15,12 +15,12 @@ import {
   copySparse,
   inKernel,
   makeFixtures,
-  runInKernel,
   skipReason,
   unpackFixture,
   vdoaudit,
   withFolder,
 } from './harness.ts';
+import { kernelRecovers } from './kernel-recovers.ts';
 import { TINY_TABLE, tiny } from './kernel-volume.ts';
 import { differences } from './same-volume.ts';
 import { built, uvdo } from './uvdo.ts';
@@ -155,24 +155,6 @@ wait; sleep 5`,
   return { allowed, flushes };
 }
 
-/** The kernel's recovery of a volume, and what it reads then. */
-async function kernelRecovers(path: string, folder: string, env: Readonly<Record<string, string>>) {
-  const { status, stdout, stderr } = await runInKernel({
-    engine: 'uml',
-    disks: [path],
-    share: folder,
-    env,
-    script: `set -e
-vdo_start \${DISKS[0]} v
-vdo_wait_recovery v
-vdo_status v mode
-dd if=/dev/mapper/v of=/mnt/dump bs=1M status=none
-vdo_stop v`,
-  });
-  expect([status, stdout.trim()], stderr).toEqual([0, 'normal']);
-  return join(folder, 'dump');
-}
-
 /** Both recover a copy of the same crash; the same must come out. */
 async function compare(
   path: string,
@@ -183,7 +165,7 @@ async function compare(
   const theirs = join(folder, 'theirs.vdo');
   const image = join(folder, 'image');
   await copySparse(path, theirs);
-  const dump = readFileSync(await kernelRecovers(theirs, folder, env));
+  const dump = await kernelRecovers(theirs, folder, where, env);
   // Reading without recovering finds the same, and leaves the volume alone.
   await uvdo(['export', path, image, '--quiet']);
   expect(readFileSync(image).equals(dump), `${where}: export of the crashed volume`).toBe(true);
