@@ -5,6 +5,7 @@
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { compressSync } from 'lz4-napi';
 import { Bench } from 'tinybench';
 import { NameTable } from '../src/base/name-table.ts';
 import { NumberMap } from '../src/base/number-map.ts';
@@ -118,6 +119,7 @@ async function lz4Rows(
     const remark = `ratio ${((ROWS * BLOCK) / stored).toFixed(2)}`;
     const compress = { ...block, name: `LZ4 compress ${name}`, remark };
     rows.push(await measure({ ...compress, work: () => inline.compress(all, ROWS) }, milliseconds));
+    rows.push(await measure(packageTask(name, arena.blocks), milliseconds));
     if (threads.workers > 0 && name === '2:1') {
       const task = {
         ...block,
@@ -141,6 +143,21 @@ async function lz4Rows(
     rows.push(await measure(task, milliseconds));
   }
   return rows;
+}
+
+/** The package `lz4-napi` on the same blocks, one call and one buffer a block, as it offers it. */
+function packageTask(name: string, bytes: Uint8Array): Task {
+  const blocks = Array.from({ length: ROWS }, (_, row) =>
+    Buffer.from(bytes.subarray(row * BLOCK, (row + 1) * BLOCK)),
+  );
+  return {
+    name: `LZ4 compress ${name}, lz4-napi`,
+    count: ROWS,
+    bytes: BLOCK,
+    work: () => {
+      for (const block of blocks) compressSync(block);
+    },
+  };
 }
 
 async function indexRows(name: string, index: HashIndex, options: KernelOptions): Promise<Row[]> {
