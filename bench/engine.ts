@@ -2,8 +2,20 @@
  * The whole engine on a plain file, `memory` index, all cores: sequential writes and reads of 1 MiB,
  * random ones of 4 KiB. Each writing run ends with one flush, which counts. What is written is checked
  * by reading parts of it back, outside of the measurement.
+ *
+ * The file is in the page cache before a run, as far as the run fills it: a page that is new to the file costs
+ * the system more than the copy, how much depends on the machine and its last hour, and no engine can help it.
+ * Two rows say what it is: the same bytes written to a file, new and cached.
  */
-import { mkdtempSync, rmSync } from 'node:fs';
+import {
+  closeSync,
+  fdatasyncSync,
+  ftruncateSync,
+  mkdtempSync,
+  openSync,
+  rmSync,
+  writeSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { BLOCK_SIZE, GiB, MiB } from '../src/base/constants.ts';
@@ -92,16 +104,28 @@ class BlockPool {
   }
 }
 
+async function inDirectory<T>(
+  { directory }: Pick<EngineOptions, 'directory'>,
+  body: (path: string) => Promise<T>,
+): Promise<T> {
+  const made = mkdtempSync(join(directory ?? tmpdir(), 'uvdo-bench-'));
+  try {
+    return await body(join(made, 'bench.vdo'));
+  } finally {
+    rmSync(made, { recursive: true });
+  }
+}
+
+/** `cachedBytes`: of the file, from its beginning on, that are in the page cache. */
 async function withVolume<T>(
   options: Pick<EngineOptions, 'bytes' | 'directory'>,
   body: (volume: Volume) => Promise<T>,
-  open: OpenOptions = {},
+  { cachedBytes = 0, ...open }: OpenOptions & { readonly cachedBytes?: number } = {},
 ): Promise<T> {
-  const directory = mkdtempSync(join(options.directory ?? tmpdir(), 'uvdo-bench-'));
-  try {
-    const path = join(directory, 'bench.vdo');
+  return inDirectory(options, async (path) => {
     // Room for all runs of one volume, none of them saving anything.
     const size = 4 * GiB + 4 * options.bytes;
+    fillFile(path, cachedBytes, size);
     await formatVolume(path, { size, logicalSize: size, noIndex: true });
     const volume = await openVolume(path, { index: 'memory', compression: true, ...open });
     try {
@@ -109,9 +133,41 @@ async function withVolume<T>(
     } finally {
       await volume.close();
     }
-  } finally {
-    rmSync(directory, { recursive: true });
-  }
+  });
+}
+
+/** Writes zeros to the first bytes of a file. */
+function fillFile(path: string, bytes: number, size = bytes): void {
+  const file = openSync(path, 'a+');
+  ftruncateSync(file, size);
+  closeSync(file);
+  writeThrough(path, bytes, new Uint8Array(MiB));
+}
+
+/** Writes `piece`, a mebibyte, to the first bytes of a file, again and again, and syncs. */
+function writeThrough(path: string, bytes: number, piece: Uint8Array): void {
+  const file = openSync(path, 'r+');
+  for (let at = 0; at < bytes; at += MiB) writeSync(file, piece, 0, MiB, at);
+  fdatasyncSync(file);
+  closeSync(file);
+}
+
+/** What the system takes for the bytes of a run, without any engine: of a file that is new, and of one that is cached. */
+async function fileRows(options: EngineOptions): Promise<Row[]> {
+  const piece = new Uint8Array(MiB);
+  randomFill(piece, 1);
+  return inDirectory(options, async (path) => {
+    closeSync(openSync(path, 'w'));
+    const rows: Row[] = [];
+    for (const what of ['new', 'cached']) {
+      const write = { count: 1, depth: 1, bytes: options.bytes };
+      const row = await run(`file alone, write 1 MiB, ${what}`, write, async () =>
+        writeThrough(path, options.bytes, piece),
+      );
+      rows.push({ ...row, p50Microseconds: NaN, p99Microseconds: NaN });
+    }
+    return rows;
+  });
 }
 
 async function check(volume: Volume, offset: number, expected: Uint8Array): Promise<void> {
@@ -119,7 +175,7 @@ async function check(volume: Volume, offset: number, expected: Uint8Array): Prom
   if (Buffer.compare(bytes, expected) !== 0) throw new Error(`wrong bytes at ${offset}`);
 }
 
-/** What a sequential run writes, and on what. */
+/** What a sequential run writes. */
 interface Writes {
   readonly what: string;
   readonly pool: BlockPool;
@@ -137,7 +193,8 @@ async function sequential(
   then?: (volume: Volume) => Promise<Row[]>,
 ): Promise<Row[]> {
   const count = options.bytes / MiB;
-  return withVolume(options, async (volume) => {
+  const cachedBytes = step === 0 ? 0 : options.bytes + 2 * WARM_UP_MIB * MiB;
+  const body = async (volume: Volume): Promise<Row[]> => {
     const write = (pieces: number, start: number): Promise<Row> =>
       run(
         `write 1 MiB, ${what}`,
@@ -154,7 +211,8 @@ async function sequential(
       await check(volume, i * MiB, pool.take(i, 0));
     }
     return [{ ...row, remark }, ...((await then?.(volume)) ?? [])];
-  });
+  };
+  return withVolume(options, body, { cachedBytes });
 }
 
 function usedBlocks(volume: Volume): number {
@@ -197,7 +255,7 @@ export async function engineRows(options: EngineOptions): Promise<Row[]> {
   const noise = new BlockPool(randomFill);
   const half = new BlockPool(compressibleFill);
   const zeros = new BlockPool((bytes) => bytes.fill(0));
-  const rows: Row[] = [];
+  const rows: Row[] = await fileRows(options);
   const add = async (...args: [Writes, ((volume: Volume) => Promise<Row[]>)?]): Promise<void> => {
     rows.push(...(await sequential(options, ...args)));
   };

@@ -108,7 +108,8 @@ if (!options.kernels) rows.push(...(await engineRows(engineOptions)));
 const text = [
   machine(),
   `Runs of ${options.size} MiB, each with one final flush, after ${Math.min(options.size, WARM_UP_MIB)} MiB of the same that do not count.`,
-  'CPU is that of the whole process, for each 4 KiB or, where there are no MB/s, each operation.',
+  'What unique blocks fill of the file is in the page cache. CPU is that of the whole process, for each 4 KiB or, where',
+  'there are no MB/s, each operation.',
   '',
   tableOf(rows),
 ].join('\n');

@@ -18,7 +18,7 @@ export interface Row {
 const HEADINGS = ['', 'MB/s', 'CPU µs', 'p50 µs', 'p99 µs', ''];
 
 function number(value: number | undefined): string {
-  if (value === undefined) return '';
+  if (value === undefined || Number.isNaN(value)) return '';
   const digits = value >= 100 ? 0 : value >= 10 ? 1 : value >= 1 ? 2 : 3;
   return value.toFixed(digits);
 }
@@ -77,6 +77,7 @@ const SCRIPTS = {
   growth: 'bench:growth --',
   peers: 'bench:peers --',
   profile: 'bench -- --profile',
+  recovery: 'bench:recovery --',
 } as const;
 
 /** Puts `text` between the marks of `name` in `path`, or at its end; begins the file if need be. */
