@@ -31,11 +31,11 @@ interface History {
 
 const HISTORIES: readonly History[] = [
   {
-    name: 'then zeros over all of it and a quarter more; slabs of 2 GiB',
+    name: 'then zeros over three tenths of it; slabs of 2 GiB',
     slabBytes: 2 * GiB,
     then: async (volume, bytes) => {
       const zeros = Buffer.alloc(MiB);
-      for (let at = 0; at < 1.25 * bytes; at += MiB) await volume.write(at, zeros);
+      for (let at = 0; at < 0.3 * bytes; at += MiB) await volume.write(at, zeros);
     },
   },
   {
@@ -75,9 +75,11 @@ async function beVictim(file: string, bytes: number, history: History): Promise<
 async function crash(file: string, bytes: number, history: number): Promise<void> {
   const args = ['--victim', file, '--history', String(history), '--gib', String(bytes / GiB)];
   const child = fork(fileURLToPath(import.meta.url), args);
-  await once(child, 'message');
+  const ended = once(child, 'exit');
+  const [message] = (await Promise.race([once(child, 'message'), ended])) as unknown[];
+  if (message !== 'flushed') throw new Error('the volume could not be filled');
   child.kill('SIGKILL');
-  await once(child, 'exit');
+  await ended;
 }
 
 interface ServerStats {
@@ -148,13 +150,14 @@ try {
   const heads = [
     `${values.gib} GiB of unique blocks, flushed`,
     'MiB on disk',
+    'journal entries',
     'ms until connected',
   ];
   heads.push('read', 'written and flushed', 'scrubbed');
   const line = (cells: readonly (string | number)[]): string => `| ${cells.join(' | ')} |`;
   const rows = [];
   for (const [i, history] of HISTORIES.entries()) {
-    const size = Math.ceil((bytes * 1.2) / GiB) * GiB;
+    const size = Math.ceil((bytes * 1.4) / GiB) * GiB;
     const logicalSize = 2 * bytes;
     await formatVolume(file, { size, logicalSize, slabSize: history.slabBytes, noIndex: true });
     await crash(file, bytes, i);
