@@ -162,8 +162,8 @@ export class MeasureRun {
   }
 
   /**
-   * Batch after batch; this thread packs and counts what is read while the others compress what is new in it
-   * and read and name what comes next, and joins them when it waits.
+   * Batch after batch; this thread counts a batch and packs the one before while the others compress what is
+   * new in it and read and name what comes next, and joins them when it waits.
    */
   async #runBatches(
     feed: BlockFeed,
@@ -171,13 +171,13 @@ export class MeasureRun {
     scanner: AlignmentScanner | null,
   ): Promise<void> {
     const stored = this.#stored;
-    // What is new in the batch before, under way since it was counted.
-    let fragments: Ahead | null = null;
+    // What is new in the batches that were counted, under way since then: one, two for a moment.
+    const fragments: Ahead[] = [];
     const store = async (): Promise<void> => {
-      const job = fragments;
-      fragments = null;
-      await job?.finish();
-      stored?.store();
+      const job = fragments.shift();
+      if (job === undefined) return;
+      await job.finish();
+      stored!.store();
     };
     // Bytes that nobody looks at again need not leave the cache.
     const areNamesEnough = stored === null && scanner === null;
@@ -196,12 +196,17 @@ export class MeasureRun {
         await feed.settle(batch, await load.finish());
         await scanner?.add(batch);
         next = await begin();
-        await store();
-        await this.#spilled?.makeRoom();
-        this.#counter.add(batch);
-        if (stored !== null && stored.count > 0) {
-          fragments = pool.compressAhead(stored.rows, stored.count);
+        if (this.#spilled?.needsRoom === true) {
+          await store();
+          await this.#spilled.makeRoom();
         }
+        this.#counter.add(batch);
+        const isBehind = fragments.length > 0;
+        if (stored !== null) {
+          const rows = stored.seal();
+          fragments.push(pool.compressAhead(rows, rows.length));
+        }
+        if (isBehind) await store();
         this.#advance(batch);
       }
       // After an abort: what was read ahead is not counted. Other jobs wait for it.
@@ -210,7 +215,7 @@ export class MeasureRun {
       await store();
     } finally {
       await next?.load.finish();
-      await (fragments as Ahead | null)?.finish();
+      for (const job of fragments) await job.finish();
       await feed.close();
     }
   }

@@ -86,9 +86,13 @@ export class SpilledContents {
     if (isSmall) this.#runs = [];
   }
 
-  /** Puts the table away if it has grown beyond its bound. No row may be pending. */
+  /** Whether the table has grown beyond its bound. */
+  get needsRoom(): boolean {
+    return this.#table.bytes > this.#memoryBytes;
+  }
+
+  /** Puts the table away. No row may be pending. */
   async makeRoom(): Promise<void> {
-    if (this.#table.bytes <= this.#memoryBytes) return;
     await this.#spill();
     if (this.#runs.length > MAX_RUNS) await this.#compact();
   }

@@ -3,8 +3,8 @@
  * sharing, without a volume. Beside it the kernel's packer, by sizes.
  *
  * - Where a content is stored is word 2 of its record: a physical block (numbered as they are written),
- *   `WAITING` + fragment while it waits in the packer, `PENDING` + row while its batch is compressed, or
- *   `ELSEWHERE`.
+ *   `WAITING` + fragment while it waits in the packer, `PENDING` + row while its batch is compressed (the
+ *   batch behind is gathered meanwhile, and may refer to it), or `ELSEWHERE`.
  * - A physical block takes 254 references, those of all its fragments together. Who finds none left is
  *   stored anew (docs/COMMIT.md, rule 12) and is the one to be shared from then on.
  * - Batches and order are those of an import, so that the same fragments meet in the same bins; what an
@@ -76,10 +76,23 @@ export function isPlace(word2: number): boolean {
   return word2 < WAITING;
 }
 
-export class StoredModel {
-  /** Rows to be compressed: contents of this batch that are stored now. */
+/** What arrived in one batch: a batch is gathered while the fragments of the one before are made. */
+class Arrivals {
+  /** Rows to be compressed: contents that are stored now. */
   readonly rows: Int32Array;
   count = 0;
+  /** All rows, in order: of new contents, and (as ~row) of known ones. */
+  readonly all: Int32Array;
+  arrived = 0;
+
+  constructor(rows: number) {
+    this.rows = new Int32Array(rows);
+    // A content that is stored anew arrives twice.
+    this.all = new Int32Array(2 * rows);
+  }
+}
+
+export class StoredModel {
   storedBlocks = 0;
   /** Fragments in blocks with company, and those blocks. */
   compressedBlocks = 0;
@@ -94,9 +107,10 @@ export class StoredModel {
   readonly #nextFollower: Int32Array;
   readonly #nameWords = new Uint32Array(NAME_WORDS);
   readonly #emit = (fragments: readonly number[]): void => this.#write(fragments);
-  /** Rows since the last `store`, in order: of new contents, and (as ~row) of known ones. */
-  readonly #arrivals: Int32Array;
-  #arrived = 0;
+  /** The batch that is gathered, and those that wait for their fragments. */
+  #open: Arrivals;
+  readonly #sealed: Arrivals[] = [];
+  readonly #spare: Arrivals[];
   #nextBlock = 0;
   /** Logical blocks as the packer knows them: running numbers. */
   #lbn = 0;
@@ -109,9 +123,8 @@ export class StoredModel {
     this.#names = new Uint32Array(arena.names.buffer, arena.names.byteOffset, rows * 4);
     this.#table = table;
     this.#packer = new Packer(arena, createKernels(arena));
-    this.rows = new Int32Array(rows);
-    // A content that is stored anew arrives twice.
-    this.#arrivals = new Int32Array(2 * rows);
+    this.#open = new Arrivals(rows);
+    this.#spare = [new Arrivals(rows), new Arrivals(rows)];
     this.#firstFollower = new Int32Array(rows);
     this.#nextFollower = new Int32Array(rows);
   }
@@ -128,17 +141,18 @@ export class StoredModel {
 
   /** The content of `row` is new, or stored anew; its record begins at `at`. */
   addNew(words: Uint32Array, at: number, row: number): void {
+    const open = this.#open;
     words[at + 2] = PENDING + row;
     this.#firstFollower[row] = NONE;
-    this.rows[this.count++] = row;
-    this.#arrivals[this.#arrived++] = row;
+    open.rows[open.count++] = row;
+    open.all[open.arrived++] = row;
   }
 
   /** The content of `row` is known: shares what is stored, or is stored anew where that is full. */
   addDuplicate(words: Uint32Array, at: number, row: number): void {
     const place = words[at + 2]!;
     if (place === ELSEWHERE) return;
-    this.#arrivals[this.#arrived++] = ~row;
+    this.#open.all[this.#open.arrived++] = ~row;
     if (place >= PENDING) {
       const owner = place - PENDING;
       this.#nextFollower[row] = this.#firstFollower[owner]!;
@@ -154,31 +168,44 @@ export class StoredModel {
     else this.#references.set(place, references + 1);
   }
 
-  /** Stores the rows gathered, now that their fragments are there. */
+  /** Ends a batch: returns the rows to be compressed. One batch before may still wait for `store`. */
+  seal(): Int32Array {
+    const batch = this.#open;
+    this.#sealed.push(batch);
+    const next = this.#spare.pop();
+    assert(next !== undefined, 'batches that wait');
+    this.#open = next;
+    return batch.rows.subarray(0, batch.count);
+  }
+
+  /** Stores the oldest sealed batch, now that its fragments are there. */
   store(): void {
-    this.#storeInKernel();
-    for (let i = 0; i < this.count; i++) {
-      const row = this.rows[i]!;
+    const batch = this.#sealed.shift();
+    assert(batch !== undefined, 'a batch to be stored');
+    this.#storeInKernel(batch);
+    for (let i = 0; i < batch.count; i++) {
+      const row = batch.rows[i]!;
       const size = this.#arena.fragmentSizes[row]!;
       if (size === 0 || size > LARGEST_PACKED_FRAGMENT || !this.#pack(row, size)) {
         this.#storeRows(row);
       }
     }
-    this.count = 0;
+    batch.count = 0;
+    batch.arrived = 0;
+    this.#spare.push(batch);
   }
 
   /** The kernel's packer sees blocks one by one, as they came. */
-  #storeInKernel(): void {
+  #storeInKernel({ all, arrived }: Arrivals): void {
     const { fragmentSizes } = this.#arena;
     const names = this.#names;
-    for (let i = 0; i < this.#arrived; i++) {
-      const arrival = this.#arrivals[i]!;
+    for (let i = 0; i < arrived; i++) {
+      const arrival = all[i]!;
       const row = arrival < 0 ? ~arrival : arrival;
       const key = keyOf(names[row * 4]!, names[row * 4 + 1]!);
       if (arrival < 0) this.kernel.meet(key);
       else this.kernel.add(fragmentSizes[row]!, key);
     }
-    this.#arrived = 0;
   }
 
   /** Writes what waits. Returns the state before that, from which a later run goes on. */

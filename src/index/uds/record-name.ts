@@ -21,7 +21,7 @@ function bigEndian32(names: Uint8Array, at: number): number {
 
 /** The key within a list of the volume index. */
 export function volumeAddress(names: Uint8Array, at: number): number {
-  return bigEndian32(names, at + 4) & (2 ** VOLUME_ADDRESS_BITS - 1);
+  return bigEndian32(names, at + 4) & ((1 << VOLUME_ADDRESS_BITS) - 1);
 }
 
 /** The list of a volume index (or sub-index) that has `lists` of them. */
@@ -33,13 +33,13 @@ export function volumeList(names: Uint8Array, at: number, lists: number): number
 
 /** The key within a list of a chapter index. */
 export function chapterAddress(names: Uint8Array, at: number): number {
-  return bigEndian32(names, at + 10) & (2 ** CHAPTER_ADDRESS_BITS - 1);
+  return bigEndian32(names, at + 10) & ((1 << CHAPTER_ADDRESS_BITS) - 1);
 }
 
 /** The list of a chapter index that has 2^`listBits` of them, at most 4096. */
 export function chapterList(names: Uint8Array, at: number, listBits: number): number {
   const y = ((names[at + 9]! & 3) << 10) | (bigEndian32(names, at + 10) >>> CHAPTER_ADDRESS_BITS);
-  return y & (2 ** listBits - 1);
+  return y & ((1 << listBits) - 1);
 }
 
 /** Whether a sparse index samples the name. */
