@@ -73,7 +73,7 @@ async function run(directory: string): Promise<void> {
     const count = Math.min(ROWS, blocks - done);
     fill(count);
     const begin = cpuMs();
-    await spilled?.makeRoom();
+    if (spilled?.needsRoom === true) await spilled.makeRoom();
     const middle = cpuMs();
     const part = {
       file,
