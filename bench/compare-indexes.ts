@@ -13,6 +13,7 @@ import { createMemoryIndex } from '../src/index/memory-index.ts';
 import type { HashIndex } from '../src/index/hash-index.ts';
 import { openFileStorage } from '../src/storage/file-storage.ts';
 import { Random, randomFill } from './data.ts';
+import { plainTable } from './table.ts';
 
 const ROWS = 2048;
 const NONCE = new Uint8Array(8).fill(7);
@@ -148,13 +149,13 @@ async function measure(
 export async function compareIndexes(records: number): Promise<string> {
   const batches = Math.max(32, Math.round(records / ROWS));
   const { seeds, repeated } = seedsOf(batches);
-  const head = ['', 'M names/s', 'CPU µs', 'memory MB', 'resident MB', 'disk MB', 'found'];
-  const lines = [head, head.map((_, i) => (i === 0 ? '---' : '---:'))];
-  for (const [name, open] of OPENERS) lines.push(await measure(name, open, seeds, repeated));
+  const heads = ['', 'M names/s', 'CPU µs', 'memory MB', 'resident MB', 'disk MB', 'found'];
+  const rows = [];
+  for (const [name, open] of OPENERS) rows.push(await measure(name, open, seeds, repeated));
   const share = ((100 * repeated) / batches).toFixed(0);
   return [
     `${((batches * ROWS) / 1e6).toFixed(1)} M names, ${share} % of them known:`,
     '',
-    ...lines.map((line) => `| ${line.join(' | ')} |`),
+    plainTable(heads, rows),
   ].join('\n');
 }

@@ -18,7 +18,7 @@ import { formatVolume } from '../src/volume/format.ts';
 import { openVolume } from '../src/volume/open.ts';
 import type { Volume } from '../src/volume/volume.ts';
 import { compressibleFill, Random } from './data.ts';
-import { machine, writeBetweenMarks } from './table.ts';
+import { machine, plainTable, writeBetweenMarks } from './table.ts';
 
 interface Size {
   readonly name: string;
@@ -187,11 +187,9 @@ try {
   for (const size of SIZES) rows.push(await measure(size, folder));
   const heads = ['logical size', 'CPU µs, 1 MiB write', '4 KiB write', '4 KiB read'];
   heads.push('ms to open', 'after a kill', 'MiB on disk');
-  const line = (cells: readonly (string | number)[]): string => `| ${cells.join(' | ')} |`;
-  const text = [machine(), '', line(heads), line(heads.map((_, i) => (i === 0 ? '---' : '---:')))];
-  text.push(...rows.map(line));
-  console.log(text.join('\n'));
-  if (values.write) writeBetweenMarks('docs/PERFORMANCE.md', text.join('\n'), 'growth');
+  const text = `${machine()}\n\n${plainTable(heads, rows)}`;
+  console.log(text);
+  if (values.write) writeBetweenMarks('docs/PERFORMANCE.md', text, 'growth');
 } finally {
   fs.rmSync(folder, { recursive: true, force: true });
 }

@@ -13,6 +13,7 @@ import { cpus, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs, promisify } from 'node:util';
+import { plainTable } from './table.ts';
 
 const run = promisify(execFile);
 const UVDO = fileURLToPath(new URL('../tools/vdo.js', import.meta.url));
@@ -224,17 +225,17 @@ async function main(): Promise<void> {
   } finally {
     fs.rmSync(folder, { recursive: true, force: true });
   }
-  const lines = [`| ${cpus()[0]!.model}, ${cpus().length} cores | ${servers.map(({ name }) => name).join(' | ')} |`]; // prettier-ignore
-  lines.push(`| --- | ${servers.map(() => '---:').join(' | ')} |`);
+  const rows = [];
   const units = new Map([...JOBS.map(({ name, unit }) => [name, unit] as const), [COPY, 'MB/s']]);
   for (const [job, row] of figures) {
     const cells = servers.map(({ name }) => {
       const value = median(row.get(name) ?? []);
       return Number.isNaN(value) ? '' : String(Number(value.toPrecision(3)));
     });
-    lines.push(`| ${job}, ${units.get(job)} | ${cells.join(' | ')} |`);
+    rows.push([`${job}, ${units.get(job)}`, ...cells]);
   }
-  process.stdout.write(`${lines.join('\n')}\n`);
+  const heads = [`${cpus()[0]!.model}, ${cpus().length} cores`, ...servers.map(({ name }) => name)];
+  process.stdout.write(`${plainTable(heads, rows)}\n`);
 }
 
 await main();

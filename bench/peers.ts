@@ -16,7 +16,7 @@ import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import { MiB } from '../src/base/constants.ts';
 import { compressibleFill, programFill, Random, randomFill, textFill } from './data.ts';
-import { machine, writeBetweenMarks } from './table.ts';
+import { machine, plainTable, writeBetweenMarks } from './table.ts';
 
 const STAND_IN_BYTES = 96 * MiB;
 const PIECE = 256 * 1024;
@@ -153,13 +153,14 @@ function measure(images: readonly string[], runs: number, work: string): string 
     });
   }
   const gigabytes = bytes / 1e9;
-  const lines = peers.map(({ name, store }, i) => {
+  const each = ['MB/s', 'CPU s/GB', 'uvdo : it'];
+  const rows = peers.map(({ name, store }, i) => {
     const size = Number(
       execFileSync('bash', ['-c', `du -sB1 ${store} | cut -f1`], { encoding: 'utf8' }),
     );
     const [ingest, restore] = [median(ingests[i]!), median(restores[i]!)];
     const [first, back] = [median(ingests[0]!), median(restores[0]!)];
-    const cells = [
+    return [
       name,
       ingest.seconds.toFixed(2),
       (bytes / 1e6 / ingest.seconds).toFixed(0),
@@ -171,14 +172,11 @@ function measure(images: readonly string[], runs: number, work: string): string 
       (restore.cpu / gigabytes).toFixed(2),
       (back.seconds / restore.seconds).toFixed(2),
     ];
-    return `| ${cells.join(' | ')} |`;
   });
   return [
     `${machine()} ${images.map((image) => basename(image)).join(', ')}: ${gigabytes.toFixed(2)} GB, medians of ${runs}.`,
     '',
-    '| | ingest s | MB/s | CPU s/GB | uvdo : it | stored GB | restore s | MB/s | CPU s/GB | uvdo : it |',
-    '| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |',
-    ...lines,
+    plainTable(['', 'ingest s', ...each, 'stored GB', 'restore s', ...each], rows),
   ].join('\n');
 }
 

@@ -17,6 +17,7 @@ import type { Profiler } from 'node:inspector';
 import { BLOCK_SIZE, MiB } from '../src/base/constants.ts';
 import { murmur3 } from '../src/kernels/murmur3.ts';
 import type { Volume } from '../src/volume/volume.ts';
+import { plainTable } from './table.ts';
 
 export const BUDGET_PATH = 'bench/budget.json';
 const TOLERANCE = 1.15;
@@ -141,16 +142,12 @@ export function unitMicroseconds(): number {
 
 export function profileTable(results: readonly Profiled[]): string {
   const cell = (value: number): string => value.toFixed(2);
-  const lines = PHASE_NAMES.map(
-    (phase) =>
-      `| ${phase} | ${results.map(({ phases }) => cell(phases.get(phase)!)).join(' | ')} |`,
-  );
-  return [
-    `| CPU µs a block | ${results.map(({ name }) => name).join(' | ')} |`,
-    `| --- | ${results.map(() => '---:').join(' | ')} |`,
-    ...lines,
-    `| all | ${results.map(({ total }) => cell(total)).join(' | ')} |`,
-  ].join('\n');
+  const rows = PHASE_NAMES.map((phase) => [
+    phase,
+    ...results.map(({ phases }) => cell(phases.get(phase)!)),
+  ]);
+  const all = ['all', ...results.map(({ total }) => cell(total))];
+  return plainTable(['CPU µs a block', ...results.map(({ name }) => name)], [...rows, all]);
 }
 
 export type Budget = Readonly<Record<string, number>>;

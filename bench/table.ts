@@ -47,6 +47,15 @@ export function tableOf(rows: readonly Row[]): string {
   return [line(HEADINGS), line(rule), ...cells.map(line)].join('\n');
 }
 
+/** A Markdown table of cells as they are: the first column to the left, the others to the right. */
+export function plainTable(
+  heads: readonly string[],
+  rows: readonly (readonly (string | number)[])[],
+): string {
+  const rule = heads.map((_, i) => (i === 0 ? '---' : '---:'));
+  return [heads, rule, ...rows].map((cells) => `| ${cells.join(' | ')} |`).join('\n');
+}
+
 /** The value below which `share` of the sorted values lie. */
 export function percentile(sorted: Float64Array, share: number): number {
   return sorted[Math.min(sorted.length - 1, Math.floor(sorted.length * share))] ?? NaN;
