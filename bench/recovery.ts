@@ -20,13 +20,20 @@ import { openVolume } from '../src/volume/open.ts';
 import type { Volume } from '../src/volume/volume.ts';
 import { askControl } from '../tools/cli/control.ts';
 import { randomFill } from './data.ts';
-import { machine, writeBetweenMarks } from './table.ts';
+import { machine, plainTable, writeBetweenMarks } from './table.ts';
+
+const UVDO = fileURLToPath(new URL('../tools/vdo.js', import.meta.url));
+/** The block that is read, and the place of the stamp that tells it. */
+const BLOCK_AT = 4 * MiB;
+const STAMP_AT = 8;
 
 interface History {
   readonly name: string;
   readonly slabBytes: number;
   /** What follows the fill of `bytes` bytes. */
   readonly then: (volume: Volume, bytes: number) => Promise<void>;
+  /** The stamp that it leaves in the block that is read. */
+  readonly stamp: number;
 }
 
 const HISTORIES: readonly History[] = [
@@ -37,6 +44,7 @@ const HISTORIES: readonly History[] = [
       const zeros = Buffer.alloc(MiB);
       for (let at = 0; at < 0.3 * bytes; at += MiB) await volume.write(at, zeros);
     },
+    stamp: 0,
   },
   {
     name: 'then a block in each 8 MiB again; slabs of 32 MiB',
@@ -45,16 +53,13 @@ const HISTORIES: readonly History[] = [
       const block = Buffer.alloc(BLOCK_SIZE);
       randomFill(block, 99);
       for (let at = 0; at < bytes; at += 8 * MiB) {
-        block.writeDoubleLE(at, 8);
+        block.writeDoubleLE(at, STAMP_AT);
         await volume.write(at, block);
       }
     },
+    stamp: BLOCK_AT,
   },
 ];
-
-const UVDO = fileURLToPath(new URL('../tools/vdo.js', import.meta.url));
-/** A block that both histories leave as the fill made it, or as zeros: it is there after recovery. */
-const BLOCK_AT = 4 * MiB;
 
 /** The child: fills, lives the history, tells its parent, and waits for its end. */
 async function beVictim(file: string, bytes: number, history: History): Promise<never> {
@@ -62,7 +67,9 @@ async function beVictim(file: string, bytes: number, history: History): Promise<
   const piece = Buffer.alloc(4 * MiB);
   randomFill(piece, 1);
   for (let at = 0; at < bytes; at += piece.length) {
-    for (let row = 0; row < piece.length; row += BLOCK_SIZE) piece.writeDoubleLE(at + row, row + 8);
+    for (let row = 0; row < piece.length; row += BLOCK_SIZE) {
+      piece.writeDoubleLE(at + row, row + STAMP_AT);
+    }
     await volume.write(at, piece);
   }
   await volume.flush();
@@ -98,7 +105,7 @@ async function connect(socket: string): Promise<NbdStorage> {
 }
 
 /** Serves the killed volume; journal entries, and the milliseconds of the table. */
-async function recover(file: string, folder: string): Promise<number[]> {
+async function recover(file: string, folder: string, stamp: number): Promise<number[]> {
   const socket = path.join(folder, 'socket');
   const began = performance.now();
   const since = (): number => Math.round(performance.now() - began);
@@ -113,6 +120,7 @@ async function recover(file: string, folder: string): Promise<number[]> {
     const block = Buffer.alloc(BLOCK_SIZE);
     await client.read([{ offset: BLOCK_AT, bytes: block }]);
     times.push(since());
+    if (block.readDoubleLE(STAMP_AT) !== stamp) throw new Error('a flushed block is lost');
     await client.write([{ offset: BLOCK_AT, bytes: block }]);
     await client.flush();
     times.push(since());
@@ -152,23 +160,23 @@ try {
     'MiB on disk',
     'journal entries',
     'ms until connected',
+    'read',
+    'written and flushed',
+    'scrubbed',
   ];
-  heads.push('read', 'written and flushed', 'scrubbed');
-  const line = (cells: readonly (string | number)[]): string => `| ${cells.join(' | ')} |`;
   const rows = [];
   for (const [i, history] of HISTORIES.entries()) {
-    const size = Math.ceil((bytes * 1.4) / GiB) * GiB;
+    const size = Math.ceil((bytes * 1.2) / GiB) * GiB + history.slabBytes;
     const logicalSize = 2 * bytes;
     await formatVolume(file, { size, logicalSize, slabSize: history.slabBytes, noIndex: true });
     await crash(file, bytes, i);
     const megabytes = Math.round((fs.statSync(file).blocks * 512) / MiB);
-    rows.push([history.name, megabytes, ...(await recover(file, folder))]);
+    rows.push([history.name, megabytes, ...(await recover(file, folder, history.stamp))]);
     fs.rmSync(file);
   }
-  const text = [machine(), '', line(heads), line(heads.map((_, i) => (i === 0 ? '---' : '---:')))];
-  text.push(...rows.map(line));
-  console.log(text.join('\n'));
-  if (values.write) writeBetweenMarks('docs/PERFORMANCE.md', text.join('\n'), 'recovery');
+  const text = `${machine()}\n\n${plainTable(heads, rows)}`;
+  console.log(text);
+  if (values.write) writeBetweenMarks('docs/PERFORMANCE.md', text, 'recovery');
 } finally {
   fs.rmSync(folder, { recursive: true, force: true });
 }
