@@ -3,7 +3,7 @@
  *
  * UVDO_MEASURE_IMAGES, paths with spaces between, does the same with images of your own.
  */
-import { closeSync, openSync, readdirSync, readFileSync, writeSync } from 'node:fs';
+import { closeSync, openSync, readdirSync, readFileSync, statSync, writeSync } from 'node:fs';
 import { basename, join, resolve } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { available, inKernel, skipReason, withFolder } from './harness.ts';
@@ -35,8 +35,8 @@ function realImage(path: string): void {
   let files = 0;
   for (const folder of FOLDERS) {
     for (const from of filesBelow(folder)) {
+      if (at + 2 * statSync(from).size > IMAGE_BYTES) continue;
       const bytes = readFileSync(from);
-      if (at + 2 * bytes.length > IMAGE_BYTES) continue;
       put(bytes);
       if (++files % 9 === 0) put(bytes);
       if (files % 13 === 0) at += 4 * BLOCK;
@@ -65,7 +65,7 @@ async function storedByKernel(folder: string, image: string, blocks: number): Pr
     script: `set -e
 vdo_start \${DISKS[0]} v compression on
 vdo_wait_index v
-dd if=/mnt/${basename(image)} of=/dev/mapper/v bs=1M oflag=direct status=none
+dd if='/mnt/${basename(image)}' of=/dev/mapper/v bs=1M oflag=direct status=none
 sync /dev/mapper/v
 vdo_stats v dataBlocksUsed
 vdo_stop v`,
@@ -99,6 +99,7 @@ describe.skipIf(skip)(`measure${note}`, { retry: 2 }, () => {
     await withFolder(async (folder) => {
       const image = join(folder, 'image');
       realImage(image);
+      expect(statSync(image).size).toBeGreaterThan(160 * MiB);
       await check(folder, image);
     });
   });
