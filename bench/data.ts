@@ -3,7 +3,7 @@
  * seed gives the same bytes on every machine.
  */
 import { closeSync, fstatSync, openSync, readSync } from 'node:fs';
-import { BLOCK_SIZE } from '../src/base/constants.ts';
+import { BLOCK_SIZE, MiB } from '../src/base/constants.ts';
 
 /** The xorshift128 generator on 32-bit words: `next()` is uniform in 0 … 2^32 − 1. */
 export class Random {
@@ -115,5 +115,38 @@ export function programFill(bytes: Uint8Array): void {
     }
   } finally {
     closeSync(file);
+  }
+}
+
+/** Larger than the processor's caches; blocks are stamped to be unique as they are written. */
+export const POOL_MIB = 64;
+const BLOCKS_PER_MIB = MiB / BLOCK_SIZE;
+
+/** A source of blocks in 64 MiB: whole mebibytes that are made unique by a stamp in each block. */
+export class BlockPool {
+  readonly #bytes = new Uint8Array(POOL_MIB * MiB);
+  #stamp = 0;
+
+  constructor(fill: (bytes: Uint8Array, seed: number) => void) {
+    fill(this.#bytes, 1);
+  }
+
+  /** Mebibyte `i` of the pool; every `step`-th block of it is made unlike any before (0: none). */
+  take(i: number, step: number): Uint8Array {
+    const start = (i % POOL_MIB) * MiB;
+    const piece = this.#bytes.subarray(start, start + MiB);
+    const view = new DataView(piece.buffer, piece.byteOffset, MiB);
+    for (let block = 0; step > 0 && block < BLOCKS_PER_MIB; block += step) {
+      view.setFloat64(block * BLOCK_SIZE + 16, ++this.#stamp);
+    }
+    return piece;
+  }
+
+  /** One block, made unlike any before. */
+  takeBlock(i: number): Uint8Array {
+    const start = (i * BLOCK_SIZE) % (POOL_MIB * MiB);
+    const block = this.#bytes.subarray(start, start + BLOCK_SIZE);
+    new DataView(block.buffer, block.byteOffset).setFloat64(16, ++this.#stamp);
+    return block;
   }
 }

@@ -22,7 +22,7 @@ import { BLOCK_SIZE, GiB, MiB } from '../src/base/constants.ts';
 import { formatVolume } from '../src/volume/format.ts';
 import { openVolume, type OpenOptions } from '../src/volume/open.ts';
 import type { Volume } from '../src/volume/volume.ts';
-import { compressibleFill, Random, randomFill, textFill } from './data.ts';
+import { BlockPool, compressibleFill, POOL_MIB, Random, randomFill, textFill } from './data.ts';
 import type { ProfiledRun } from './profile.ts';
 import { percentile, type Row } from './table.ts';
 
@@ -38,8 +38,6 @@ export interface EngineOptions {
 const WRITE_DEPTH = 16;
 const READ_DEPTH = 4;
 const BLOCKS_PER_MIB = MiB / BLOCK_SIZE;
-/** Larger than the processor's caches; blocks are stamped to be unique as they are written. */
-const POOL_MIB = 64;
 /** Written before a run that is measured: four times the pool. */
 export const WARM_UP_MIB = 256;
 
@@ -73,35 +71,6 @@ async function run(
     p50Microseconds: percentile(latencies, 0.5),
     p99Microseconds: percentile(latencies, 0.99),
   };
-}
-
-/** A source of blocks in 64 MiB: whole mebibytes that are made unique by a stamp in each block. */
-class BlockPool {
-  readonly #bytes = new Uint8Array(POOL_MIB * MiB);
-  #stamp = 0;
-
-  constructor(fill: (bytes: Uint8Array, seed: number) => void) {
-    fill(this.#bytes, 1);
-  }
-
-  /** Mebibyte `i` of the pool; every `step`-th block of it is made unlike any before (0: none). */
-  take(i: number, step: number): Uint8Array {
-    const start = (i % POOL_MIB) * MiB;
-    const piece = this.#bytes.subarray(start, start + MiB);
-    const view = new DataView(piece.buffer, piece.byteOffset, MiB);
-    for (let block = 0; step > 0 && block < BLOCKS_PER_MIB; block += step) {
-      view.setFloat64(block * BLOCK_SIZE + 16, ++this.#stamp);
-    }
-    return piece;
-  }
-
-  /** One block, made unlike any before. */
-  takeBlock(i: number): Uint8Array {
-    const start = (i * BLOCK_SIZE) % (POOL_MIB * MiB);
-    const block = this.#bytes.subarray(start, start + BLOCK_SIZE);
-    new DataView(block.buffer, block.byteOffset).setFloat64(16, ++this.#stamp);
-    return block;
-  }
 }
 
 async function inDirectory<T>(

@@ -87,6 +87,7 @@ const SCRIPTS = {
   peers: 'bench:peers --',
   profile: 'bench -- --profile',
   recovery: 'bench:recovery --',
+  soak: 'bench:soak --',
 } as const;
 
 /** Puts `text` between the marks of `name` in `path`, or at its end; begins the file if need be. */
