@@ -84,6 +84,7 @@ function commit(): string {
 const SCRIPTS = {
   bench: 'bench --',
   growth: 'bench:growth --',
+  kernel: 'bench:kernel --',
   peers: 'bench:peers --',
   profile: 'bench -- --profile',
   recovery: 'bench:recovery --',

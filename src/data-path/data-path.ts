@@ -10,6 +10,7 @@ import type { RecoveryJournal } from '../recovery-journal/recovery-journal.ts';
 import type { Scrubber } from '../slab-depot/scrubber.ts';
 import type { SlabDepot } from '../slab-depot/slab-depot.ts';
 import type { Storage } from '../storage/storage.ts';
+import type { BlockFile } from '../workers/fetch.ts';
 import type { ComputePool } from '../workers/pool.ts';
 import type { Committer } from './commit.ts';
 import type { Health } from './health.ts';
@@ -17,6 +18,8 @@ import type { Packer } from './packer.ts';
 
 export interface DataPath {
   readonly storage: Storage;
+  /** Of a volume that is only read: the plain file its blocks lie in, if they do. */
+  readonly blockFile: BlockFile | null;
   readonly blockMap: BlockMap;
   readonly depot: SlabDepot;
   readonly scrubber: Scrubber;

@@ -3,6 +3,8 @@
  * bytes of any alignment.
  */
 
+import type { Extent } from '../storage/storage.ts';
+
 /** A run of bytes of one kind. */
 export interface DeviceExtent {
   readonly offset: number;
@@ -54,6 +56,11 @@ export interface WriteOptions {
   readonly fua?: boolean;
 }
 
+export interface ByteRange {
+  readonly offset: number;
+  readonly length: number;
+}
+
 export interface BlockDevice {
   /** Bytes. */
   readonly size: number;
@@ -63,6 +70,11 @@ export interface BlockDevice {
    * `BadMapping`, `Io`.
    */
   read(offset: number, length: number, into?: Uint8Array): Promise<Uint8Array>;
+  /**
+   * Optional: reads ranges in their order, work done ahead; the bytes of each are good until the next is asked for.
+   * Fails as `read` does. Null where `read` is as good.
+   */
+  readAhead?(ranges: AsyncIterable<ByteRange>): AsyncGenerator<Extent> | null;
   /**
    * Writes. Once it resolves, reads see it and no-space can no longer lose it; durable after
    * `flush`. `bytes` belongs to the caller again as soon as the promise resolves, not before.

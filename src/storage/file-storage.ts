@@ -95,6 +95,10 @@ class FileStorage implements Storage {
     this.readOnly = readOnly;
   }
 
+  get file(): Storage['file'] {
+    return { fd: this.#fd, offset: 0 };
+  }
+
   async read(extents: readonly Extent[]): Promise<void> {
     this.#check(extents, 'Truncated');
     await this.#operations.run(() => this.#transfer('read', extents));

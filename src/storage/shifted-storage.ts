@@ -22,6 +22,11 @@ export class ShiftedStorage implements Storage {
     return this.#below.readOnly;
   }
 
+  get file(): Storage['file'] {
+    const { file } = this.#below;
+    return file && { fd: file.fd, offset: file.offset + this.#start };
+  }
+
   read(extents: readonly Extent[]): Promise<void> {
     return this.#below.read(this.#shift(extents));
   }

@@ -23,6 +23,8 @@ export interface Storage {
   readonly size: number;
   /** Whether writes are refused with code `ReadOnly`. */
   readonly readOnly: boolean;
+  /** Optional: the open file whose bytes from `offset` on are the storage's, for other threads to read. */
+  readonly file?: { readonly fd: number; readonly offset: number } | undefined;
   /** Fills every extent. Fails with `Io`, or `Truncated` past the end. */
   read(extents: readonly Extent[]): Promise<void>;
   /** Writes every extent, in no particular order. Fails with `Io`, `NoSpace` or `ReadOnly`. */

@@ -6,7 +6,7 @@ import * as fs from 'node:fs';
 import { BLOCK_SIZE, GiB, KiB, MiB } from '../base/constants.ts';
 import { isZero } from '../base/bytes.ts';
 import { VdoError } from '../base/errors.ts';
-import type { BlockDevice } from '../device/block-device.ts';
+import type { BlockDevice, ByteRange } from '../device/block-device.ts';
 import { openStorage } from '../nbd-client/open-storage.ts';
 import { isNbdUri } from '../nbd-client/uri.ts';
 import { wrapError } from '../storage/open-file.ts';
@@ -104,26 +104,37 @@ function written(stream: NodeJS.WritableStream, bytes: Uint8Array): Promise<void
   });
 }
 
-/** The range in order, each chunk good until the next is asked for; with `skipHoles` only where something is mapped. The next chunk is read ahead. */
+/** The range in order, each chunk good until the next is asked for; with `skipHoles` only where something is mapped. */
 async function* rangeChunks(
   device: BlockDevice,
   options: ExportOptions,
   skipHoles: boolean,
 ): AsyncGenerator<Extent> {
   const { from, onProgress, signal } = options;
+  const ranges = steps(device, options, skipHoles);
+  for await (const { offset, bytes } of device.readAhead?.(ranges) ?? readInTurn(device, ranges)) {
+    signal?.throwIfAborted();
+    onProgress?.(offset - from);
+    yield { offset: offset - from, bytes };
+  }
+  onProgress?.(options.length);
+}
+
+/** The bytes of each range, good until the next is asked for. The next is read ahead. */
+async function* readInTurn(
+  device: BlockDevice,
+  ranges: AsyncIterable<ByteRange>,
+): AsyncGenerator<Extent> {
   const buffers = [new Uint8Array(STEP_BYTES), new Uint8Array(STEP_BYTES)];
   let turn = 0;
-  let before: { at: number; bytes: Promise<Uint8Array> } | null = null;
-  for await (const { offset, length } of steps(device, options, skipHoles)) {
-    signal?.throwIfAborted();
+  let before: { offset: number; bytes: Promise<Uint8Array> } | null = null;
+  for await (const { offset, length } of ranges) {
     const bytes = device.read(offset, length, buffers[turn++ % 2]!);
     bytes.catch(() => undefined);
-    if (before !== null) yield { offset: before.at - from, bytes: await before.bytes };
-    before = { at: offset, bytes };
-    onProgress?.(offset - from);
+    if (before !== null) yield { offset: before.offset, bytes: await before.bytes };
+    before = { offset, bytes };
   }
-  if (before !== null) yield { offset: before.at - from, bytes: await before.bytes };
-  onProgress?.(options.length);
+  if (before !== null) yield { offset: before.offset, bytes: await before.bytes };
 }
 
 /** The ranges to be read, none longer than a step. */
@@ -131,7 +142,7 @@ async function* steps(
   device: BlockDevice,
   { from, length }: ExportOptions,
   skipHoles: boolean,
-): AsyncGenerator<{ offset: number; length: number }> {
+): AsyncGenerator<ByteRange> {
   const end = from + length;
   for (let window = from; window < end; window += WINDOW_BYTES) {
     const size = Math.min(WINDOW_BYTES, end - window);

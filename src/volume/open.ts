@@ -330,6 +330,8 @@ async function assemble(
   const pool = await createPool(arena, options.workers ?? (readOnly ? 0 : defaultWorkers()));
   return {
     storage,
+    // What is read only writes no data blocks: they are those of the device, whatever lies over it.
+    blockFile: readOnly ? (device.file ?? null) : null,
     blockMap,
     depot,
     scrubber,

@@ -11,8 +11,10 @@ import { BLOCK_SIZE } from '../base/constants.ts';
 import { VdoError } from '../base/errors.ts';
 import type { DataPath } from '../data-path/data-path.ts';
 import type { Engine } from '../data-path/engine.ts';
+import { Extract } from '../data-path/extract.ts';
 import type {
   BlockDevice,
+  ByteRange,
   DeviceExtent,
   ExtentOptions,
   FileRange,
@@ -20,7 +22,7 @@ import type {
 } from '../device/block-device.ts';
 import { CLEAN, encodeSuperBlock, type SuperBlock } from '../format/super-block.ts';
 import type { RecoveryReport } from '../repair/recover.ts';
-import type { Storage } from '../storage/storage.ts';
+import type { Extent, Storage } from '../storage/storage.ts';
 import { findExtents } from './extents.ts';
 import type { Labels } from './labels.ts';
 import { statisticsOf, type Statistics } from './statistics.ts';
@@ -51,6 +53,7 @@ export class Volume implements BlockDevice {
   readonly labels: Labels;
   readonly #parts: VolumeParts;
   #closed: Promise<void> | null = null;
+  #extract: Extract | null = null;
 
   /** For `openVolume`, which prepares the parts. */
   constructor(parts: VolumeParts) {
@@ -130,6 +133,24 @@ export class Volume implements BlockDevice {
     }
     await Promise.all(steps);
     return target;
+  }
+
+  readAhead(ranges: AsyncIterable<ByteRange>): AsyncGenerator<Extent> | null {
+    this.#checkOpen();
+    const { engine, path } = this.#parts;
+    if (path.blockFile === null || path.pool.workers === 0) return null;
+    this.#extract ??= new Extract(path, path.blockFile, {
+      step: (step) => engine.inspect(step),
+      read: (offset, length, into) => this.read(offset, length, into),
+    });
+    return this.#extract.run(this.#checked(ranges));
+  }
+
+  async *#checked(ranges: AsyncIterable<ByteRange>): AsyncGenerator<ByteRange> {
+    for await (const range of ranges) {
+      this.#check(range.offset, range.length);
+      yield range;
+    }
   }
 
   async write(offset: number, bytes: Uint8Array, options: WriteOptions = {}): Promise<void> {

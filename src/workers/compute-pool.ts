@@ -2,6 +2,7 @@
  * What a pool does for the rest of the program: pure work over rows of the arena, in one call a batch.
  */
 import type { Kernels } from '../kernels/kernels.ts';
+import type { BlockFile } from './fetch.ts';
 import type { FileRead } from './protocol.ts';
 
 export interface ComputePool {
@@ -36,6 +37,11 @@ export interface ComputePool {
    * thread, again and again, and only names and zero flags to the rows of each read, 64 at most.
    */
   readAhead(reads: readonly FileRead[], staging?: number): ReadAhead;
+  /**
+   * Begins to get rows `first` … `end` − 1 from a file as their checks say (fetch.ts), on the workers alone until
+   * the caller joins with `finish`.
+   */
+  fetchAhead(first: number, end: number, file: BlockFile): Ahead;
   /** Waits for `work`, and does what is begun ahead meanwhile. */
   during<T>(work: Promise<T>): Promise<T>;
   /** Ends the workers, once nothing is left to do. Later jobs run inline. */

@@ -4,6 +4,7 @@ import type { Arena } from '../kernels/arena.ts';
 import type { Kernels } from '../kernels/kernels.ts';
 import type { Ahead, ComputePool, ReadAhead } from './compute-pool.ts';
 import * as protocol from './protocol.ts';
+import { FETCH_ROWS, fetchRows, type BlockFile } from './fetch.ts';
 import type { FileRead } from './protocol.ts';
 
 /** Work that was done at once. */
@@ -50,6 +51,13 @@ export class InlinePool implements ComputePool {
       if (protocol.bytesRead(arena, 0) !== read.length) short.push(i);
     });
     return { finish: () => Promise.resolve(short) };
+  }
+
+  fetchAhead(first: number, end: number, file: BlockFile): Ahead {
+    for (let at = first; at < end; at += FETCH_ROWS) {
+      fetchRows(this.#share, at, Math.min(end, at + FETCH_ROWS), file);
+    }
+    return DONE;
   }
 
   during<T>(work: Promise<T>): Promise<T> {

@@ -17,6 +17,7 @@ import { VdoError } from '../base/errors.ts';
 import { MAX_THREADS, TASKS, type Arena } from '../kernels/arena.ts';
 import { createKernels, type Kernels } from '../kernels/kernels.ts';
 import * as protocol from './protocol.ts';
+import { FETCH_ROWS, type BlockFile } from './fetch.ts';
 import type { FileRead } from './protocol.ts';
 import type { Ahead, ComputePool, ReadAhead } from './compute-pool.ts';
 import { compressInline, DONE, InlinePool } from './inline-pool.ts';
@@ -209,6 +210,21 @@ class ThreadPool implements ComputePool {
         protocol.bytesRead(arena, protocol.taskAt(place, job.first + i)) === length ? [] : [i],
       );
     return { finish: () => this.#finish(job, short) };
+  }
+
+  fetchAhead(first: number, end: number, file: BlockFile): Ahead {
+    assert(first >= 0 && first <= end && end <= this.#arena.rows, 'rows to get');
+    assert(
+      this.#hasRoom(this.#ahead, Math.ceil((end - first) / FETCH_ROWS)),
+      'rows to get at once',
+    );
+    const job = this.#open(this.#ahead);
+    for (let at = first; at < end; at += FETCH_ROWS) {
+      const rows = { first: at, end: Math.min(end, at + FETCH_ROWS) };
+      protocol.putFetch(this.#arena, this.#place(job), job.number, rows, file);
+    }
+    this.#publish(job);
+    return { finish: () => this.#finish(job, nothing) };
   }
 
   async during<T>(work: Promise<T>): Promise<T> {

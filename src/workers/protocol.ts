@@ -15,6 +15,7 @@ import { readSync } from 'node:fs';
 import { BLOCK_SIZE, COMPRESSED_BASE, RECORD_NAME_SIZE, UNCOMPRESSED } from '../base/constants.ts';
 import { CHECK_WORDS, TASK_WORDS, TASKS, type Arena } from '../kernels/arena.ts';
 import type { Kernels } from '../kernels/kernels.ts';
+import { fetchRows, type BlockFile } from './fetch.ts';
 
 /** Places in the control words, 16 apart: each in a cache line of its own. */
 export const BELL = 0;
@@ -51,6 +52,8 @@ export const READ = 3;
 export const VERIFY = 4;
 /** Expands what checks `A` … `B` − 1 say. */
 export const EXPAND = 5;
+/** Gets from a file what the checks of rows `A` … `B` − 1 say. */
+export const FETCH = 6;
 /** Kinds of tasks over a range. */
 export type RangeKind = typeof HASH | typeof VERIFY | typeof EXPAND;
 const A = 2;
@@ -60,7 +63,7 @@ const ROWS = 4;
 const LENGTH = 3;
 /** −1: the bytes are there. */
 const FD = 4;
-/** In 2^32 bytes, and the low word. */
+/** Byte of the file, in 2^32 bytes (rounded down), and the low word. */
 const OFFSET_HIGH = 5;
 const OFFSET_LOW = 6;
 /** First staging row of all threads, or −1. */
@@ -141,6 +144,26 @@ export function putRead(
   tasks[at + STAGING] = staging;
 }
 
+/** Writes the task at `at`: rows `first` … `end` − 1 are to be got from a file. */
+export function putFetch(
+  { tasks }: Arena,
+  at: number,
+  job: number,
+  rows: { readonly first: number; readonly end: number },
+  { fd, offset }: BlockFile,
+): void {
+  tasks[at + KIND] = FETCH;
+  tasks[at + JOB] = job;
+  tasks[at + A] = rows.first;
+  tasks[at + B] = rows.end;
+  tasks[at + FD] = fd;
+  tasks[at + OFFSET_HIGH] = Math.floor(offset / 2 ** 32);
+  tasks[at + OFFSET_LOW] = offset | 0;
+}
+
+const offsetAt = (tasks: Int32Array, at: number): number =>
+  tasks[at + OFFSET_HIGH]! * 2 ** 32 + (tasks[at + OFFSET_LOW]! >>> 0);
+
 /** The bytes that came in the read whose task was at `at`. */
 export const bytesRead = ({ tasks }: Arena, at: number): number => tasks[at + LENGTH]!;
 
@@ -156,7 +179,7 @@ function readRows({ arena, kernels, thread }: Share, at: number): void {
   const row = tasks[at + A]!;
   const length = tasks[at + LENGTH]!;
   const fd = tasks[at + FD]!;
-  const offset = tasks[at + OFFSET_HIGH]! * 2 ** 32 + (tasks[at + OFFSET_LOW]! >>> 0);
+  const offset = offsetAt(tasks, at);
   const staging = tasks[at + STAGING]!;
   const rows = Math.ceil(length / BLOCK_SIZE);
   if (fd < 0) return kernels.hash(row, row + rows);
@@ -214,7 +237,10 @@ export function runTask(share: Share, at: number): void {
   if (kind === READ) readRows(share, at);
   else if (kind === HASH) share.kernels.hash(tasks[at + A]!, tasks[at + B]!);
   else if (kind === VERIFY) verifyRows(share, tasks[at + A]!, tasks[at + B]!);
-  else if (kind === EXPAND) expandRows(share, tasks[at + A]!, tasks[at + B]!);
+  else if (kind === FETCH) {
+    const file = { fd: tasks[at + FD]!, offset: offsetAt(tasks, at) };
+    fetchRows(share, tasks[at + A]!, tasks[at + B]!, file);
+  } else if (kind === EXPAND) expandRows(share, tasks[at + A]!, tasks[at + B]!);
   else {
     const first = tasksPlace + at + ROWS;
     share.kernels.compress(first, first + tasks[at + A]!);
