@@ -135,6 +135,11 @@ export class BlockMap {
     return this.#cache.find(page);
   }
 
+  /** Whether `page` has a leaf that is in memory. */
+  isResident(page: number): boolean {
+    return this.#cache.has(page);
+  }
+
   /** Upper bound of the tree pages that a write to `page` creates, without reading anything. */
   missingPages(page: number): number {
     if (this.#cache.has(page)) return 0;

@@ -90,6 +90,13 @@ export class Engine {
     });
   }
 
+  /** Reads a block at once, where no job would come before and nothing has to be waited for; false: it did not. */
+  readNow(lbn: number, into: Uint8Array): boolean {
+    if (this.#isRunning || this.#jobs.length > 0 || !this.#reader.readNow(lbn, into)) return false;
+    this.#path.counters.readBlocks++;
+    return true;
+  }
+
   /** Writes bytes at byte offset `offset`. Resolves when they are acknowledged. */
   async write(offset: number, bytes: Uint8Array): Promise<void> {
     const source = asBuffer(bytes);

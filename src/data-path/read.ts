@@ -3,7 +3,12 @@
  * block map, read in one vector, and expanded where they are compressed.
  */
 import { asBuffer, copyBytes } from '../base/bytes.ts';
-import { BLOCK_MAP_ENTRIES_PER_PAGE, BLOCK_SIZE, UNCOMPRESSED } from '../base/constants.ts';
+import {
+  BLOCK_MAP_ENTRIES_PER_PAGE,
+  BLOCK_SIZE,
+  COMPRESSED_BASE,
+  UNCOMPRESSED,
+} from '../base/constants.ts';
 import { VdoError } from '../base/errors.ts';
 import { NumberMap } from '../base/number-map.ts';
 import { CHECK_WORDS } from '../kernels/arena.ts';
@@ -37,6 +42,8 @@ export class Reader {
   /** Compressed blocks of one step, and what they expand to: writes and reads take turns, so the regions are free. */
   readonly #verify: Buffer;
   readonly #staging: Buffer;
+  /** The first block of `#verify`. */
+  readonly #oneStored: Buffer;
 
   constructor(path: DataPath) {
     const rows = path.batchBlocks;
@@ -49,6 +56,7 @@ export class Reader {
     this.#packedPbn = new Float64Array(rows);
     this.#verify = asBuffer(path.arena.verify);
     this.#staging = asBuffer(path.arena.staging);
+    this.#oneStored = this.#verify.subarray(0, BLOCK_SIZE);
   }
 
   /** Fills every request. Fails with `BadMapping`, `Corrupt`, `Io`. */
@@ -68,6 +76,39 @@ export class Reader {
     }
     await this.#readRows(rows);
     this.#target.fill(null, 0, Math.min(rows, this.#lbn.length));
+  }
+
+  /**
+   * Reads one block before it returns, where its leaf is resident and the storage is quick. False: nothing is
+   * promised, `read` is the way and tells what is wrong. For when no job runs.
+   */
+  readNow(lbn: number, into: Uint8Array): boolean {
+    const { blockMap, packer, pool, storage } = this.#path;
+    const target = asBuffer(into);
+    const page = Math.floor(lbn / BLOCK_MAP_ENTRIES_PER_PAGE);
+    if (!blockMap.isResident(page)) return false;
+    const fragment = packer.findLbn(lbn);
+    if (fragment >= 0) {
+      packer.read(fragment, target, 0);
+      return true;
+    }
+    const frame = blockMap.find(page);
+    const slot = lbn - page * BLOCK_MAP_ENTRIES_PER_PAGE;
+    const pbn = blockMap.pbnAt(frame, slot);
+    const state = blockMap.stateAt(frame, slot);
+    if (!blockMap.isValid(pbn, state)) return false;
+    if (pbn === 0) {
+      target.fill(0);
+      return true;
+    }
+    const isPlain = state === UNCOMPRESSED;
+    const stored = isPlain ? target : this.#oneStored;
+    if (storage.readNow?.(pbn * BLOCK_SIZE, stored) !== true) return false;
+    if (isPlain) return true;
+    const { byteOffset } = this.#staging;
+    if (!pool.kernels.expand(stored.byteOffset, state - COMPRESSED_BASE, byteOffset)) return false;
+    copyBytes(this.#staging, 0, BLOCK_SIZE, target, 0);
+    return true;
   }
 
   async #readRows(count: number): Promise<void> {

@@ -71,6 +71,11 @@ export interface BlockDevice {
    */
   read(offset: number, length: number, into?: Uint8Array): Promise<Uint8Array>;
   /**
+   * Optional: fills `into` before it returns, if nothing has to be waited for. False: `read` is the way, and tells
+   * what is wrong; `into` may hold anything.
+   */
+  readNow?(offset: number, into: Uint8Array): boolean;
+  /**
    * Optional: reads ranges in their order, work done ahead; the bytes of each are good until the next is asked for.
    * Fails as `read` does. Null where `read` is as good.
    */

@@ -25,6 +25,9 @@ const STATUS_COST = 1 << 20;
 const MAX_CACHE_BYTES = 32 << 20;
 const CACHE_PIECE_BYTES = 1 << 18;
 
+/** Larger reads take their turn: what they take is long against what a turn costs. */
+const MAX_NOW_BYTES = PREFERRED_BLOCK_BYTES;
+
 const FUA: WriteOptions = { fua: true };
 const NO_FUA: WriteOptions = {};
 const BAD_PAYLOAD: Refusal = { errno: Errno.invalid, text: 'the payload makes no sense' };
@@ -65,8 +68,9 @@ export class Commands {
   run(request: Request, cost: number): void {
     const { command, length } = request;
     if (length === 0 && command !== Command.flush) this.#output.succeed(request, cost);
-    else if (command === Command.read) void this.#read(request, cost);
-    else if (command === Command.blockStatus) {
+    else if (command === Command.read) {
+      if (length > MAX_NOW_BYTES || !this.#readNow(request, cost)) void this.#read(request, cost);
+    } else if (command === Command.blockStatus) {
       void this.#status(request, request.length, this.#session.contexts, cost);
     } else void this.#change(request, cost);
   }
@@ -130,6 +134,21 @@ export class Commands {
     this.#called();
   }
 
+  /** Whether a small read could be answered without waiting. */
+  #readNow(request: Request, cost: number): boolean {
+    const { offset, length } = request;
+    const { device } = this.#session.export;
+    if (device.readNow === undefined) return false;
+    const buffer = this.#pool.take(DATA_AT + length);
+    const bytes = buffer.subarray(DATA_AT, DATA_AT + length);
+    if (!device.readNow(offset, bytes)) {
+      this.#pool.give(buffer);
+      return false;
+    }
+    this.#answerRead(request, buffer, bytes, cost);
+    return true;
+  }
+
   async #read(request: Request, cost: number): Promise<void> {
     const { offset, length } = request;
     this.#calls++;
@@ -137,15 +156,19 @@ export class Commands {
     try {
       const bytes = buffer.subarray(DATA_AT, DATA_AT + length);
       await this.#session.export.device.read(offset, length, bytes);
-      if (this.#takesHole(request) && isZero(bytes)) {
-        this.#pool.give(buffer);
-        this.#output.hole(request, cost);
-      } else this.#output.data(request, buffer, cost);
+      this.#answerRead(request, buffer, bytes, cost);
     } catch (error) {
       this.#pool.give(buffer);
       this.#fail(request, error, cost);
     }
     this.#called();
+  }
+
+  #answerRead(request: Request, buffer: Buffer, bytes: Buffer, cost: number): void {
+    if (this.#takesHole(request) && isZero(bytes)) {
+      this.#pool.give(buffer);
+      this.#output.hole(request, cost);
+    } else this.#output.data(request, buffer, cost);
   }
 
   /** Whether zeros may be told instead of sent. */

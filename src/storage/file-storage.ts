@@ -104,6 +104,20 @@ class FileStorage implements Storage {
     await this.#operations.run(() => this.#transfer('read', extents));
   }
 
+  /** While small calls are quick. */
+  readNow(offset: number, bytes: Uint8Array): boolean {
+    if (this.#closed || offset + bytes.length > this.size || bytes.length > MAX_SYNC_BYTES) {
+      return false;
+    }
+    if (performance.now() < this.#asyncUntilMs.read) return false;
+    try {
+      this.#transferSync('read', { offset, length: bytes.length, buffers: [bytes] });
+      return true;
+    } catch {
+      return false;
+    }
+  }
+
   async write(extents: readonly Extent[]): Promise<void> {
     this.#checkWritable();
     this.#check(extents, 'NoSpace');

@@ -96,6 +96,12 @@ export class MemoryStorage implements Storage {
     this.readSync(extents);
   }
 
+  readNow(offset: number, bytes: Uint8Array): boolean {
+    if (offset + bytes.length > this.size) return false;
+    this.readSync([{ offset, bytes }]);
+    return true;
+  }
+
   async write(extents: readonly Extent[]): Promise<void> {
     this.writeSync(extents);
   }

@@ -47,6 +47,15 @@ export class OverlayStorage implements Storage {
     }
   }
 
+  /** Of what nothing was written over yet. */
+  readNow(offset: number, bytes: Uint8Array): boolean {
+    const end = offset + bytes.length;
+    for (let block = Math.floor(offset / BLOCK_SIZE); block * BLOCK_SIZE < end; block++) {
+      if (this.#blocks.has(block)) return false;
+    }
+    return this.#below.readNow?.(offset, bytes) ?? false;
+  }
+
   write(extents: readonly Extent[]): Promise<void> {
     for (const { offset, bytes } of extents) {
       assert(offset % BLOCK_SIZE === 0 && bytes.length % BLOCK_SIZE === 0, 'whole blocks');

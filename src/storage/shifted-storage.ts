@@ -31,6 +31,10 @@ export class ShiftedStorage implements Storage {
     return this.#below.read(this.#shift(extents));
   }
 
+  readNow(offset: number, bytes: Uint8Array): boolean {
+    return this.#below.readNow?.(offset + this.#start, bytes) ?? false;
+  }
+
   write(extents: readonly Extent[]): Promise<void> {
     return this.#below.write(this.#shift(extents));
   }

@@ -27,6 +27,11 @@ export interface Storage {
   readonly file?: { readonly fd: number; readonly offset: number } | undefined;
   /** Fills every extent. Fails with `Io`, or `Truncated` past the end. */
   read(extents: readonly Extent[]): Promise<void>;
+  /**
+   * Optional: fills `bytes` before it returns, if that is not likely to take long. False: `read` is the way, and
+   * tells what is wrong.
+   */
+  readNow?(offset: number, bytes: Uint8Array): boolean;
   /** Writes every extent, in no particular order. Fails with `Io`, `NoSpace` or `ReadOnly`. */
   write(extents: readonly Extent[]): Promise<void>;
   /** Makes completed writes durable. Fails with `Io`. */

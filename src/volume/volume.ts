@@ -135,6 +135,13 @@ export class Volume implements BlockDevice {
     return target;
   }
 
+  /** A whole block, no more: what is longer gains nothing. */
+  readNow(offset: number, into: Uint8Array): boolean {
+    if (into.length !== BLOCK_SIZE || offset % BLOCK_SIZE !== 0) return false;
+    if (this.#closed !== null || offset < 0 || offset >= this.size) return false;
+    return this.#parts.engine.readNow(offset / BLOCK_SIZE, into);
+  }
+
   readAhead(ranges: AsyncIterable<ByteRange>): AsyncGenerator<Extent> | null {
     this.#checkOpen();
     const { engine, path } = this.#parts;
