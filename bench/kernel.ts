@@ -58,7 +58,13 @@ interface Taken {
   readonly seconds: number;
 }
 
-type Add = (side: Side, job: Job, taken: Taken) => void;
+/** Where the disk is, and where User Mode Linux keeps its memory and what it says. */
+interface Folders {
+  readonly folder: string;
+  readonly work: string;
+}
+
+type Add = (side: Side, job: Job, taken: Taken) => unknown;
 
 /** The arguments of fio for a job: the measured range lies at the beginning, the one to warm up behind it. */
 function fioArguments(job: Job, size: number, isWarmUp: boolean): string[] {
@@ -143,7 +149,12 @@ async function follow(
   }
 }
 
-async function inKernel(side: Side, folder: string, size: number, add: Add): Promise<void> {
+async function inKernel(
+  side: Side,
+  { folder, work }: Folders,
+  size: number,
+  add: Add,
+): Promise<void> {
   const disk = path.join(folder, 'disk');
   await makeVolume(disk, size);
   const script = path.join(folder, 'script');
@@ -151,20 +162,20 @@ async function inKernel(side: Side, folder: string, size: number, add: Add): Pro
   const [program, ...args] = [...PIN, UML, '-t', '900', '-m', '1536', script, disk];
   const child = spawn(program!, args, {
     stdio: ['ignore', 'ignore', 'inherit'],
-    env: { ...process.env, TMPDIR: folder },
+    env: { ...process.env, TMPDIR: work },
   });
   const ended = once(child, 'exit');
   const place = (): string | undefined =>
-    fs.readdirSync(folder).find((name) => name.startsWith('uml-run.'));
+    fs.readdirSync(work).find((name) => name.startsWith('uml-run.'));
   const out = (): string | undefined => {
     const name = place();
-    return name === undefined ? undefined : path.join(folder, name, 'out');
+    return name === undefined ? undefined : path.join(work, name, 'out');
   };
   let before = 0;
   await follow(out, ended, (line) => {
     const [, what, number, rest] = /^(BEGIN|END) (\d+) ?(.*)$/.exec(line) ?? [];
     if (what === undefined) return;
-    const pid = fs.readFileSync(path.join(folder, place()!, 'vm/pid'), 'utf8').trim();
+    const pid = fs.readFileSync(path.join(work, place()!, 'vm/pid'), 'utf8').trim();
     const session = statOf(pid).split(') ')[1]!.split(' ')[3]!;
     const now = cpuOfSession(session);
     if (what === 'BEGIN') before = now;
@@ -180,7 +191,7 @@ async function makeVolume(file: string, size: number): Promise<void> {
   await run('node', [UVDO, 'format', file, '--size', `${physical}M`, '--logical-size', String(2 * size)]); // prettier-ignore
 }
 
-async function outside(side: Side, folder: string, size: number, add: Add): Promise<void> {
+async function outside(side: Side, { folder }: Folders, size: number, add: Add): Promise<void> {
   const disk = path.join(folder, 'disk');
   const socket = path.join(folder, 'socket');
   await makeVolume(disk, size);
@@ -207,6 +218,21 @@ async function outside(side: Side, folder: string, size: number, add: Add): Prom
   fs.rmSync(socket, { force: true });
 }
 
+/** All jobs of one side. User Mode Linux aborts now and then, at no place in particular: then again. */
+async function onSide(side: Side, folders: Folders, size: number): Promise<Map<Job, Taken>> {
+  for (let tries = 1; ; tries++) {
+    const taken = new Map<Job, Taken>();
+    try {
+      const run = side.startsWith('dm-') ? inKernel : outside;
+      await run(side, folders, size, (_, job, one) => taken.set(job, one));
+      return taken;
+    } catch (error) {
+      if (tries === 3) throw error;
+      process.stderr.write(`${String(error)}: once more\n`);
+    }
+  }
+}
+
 const median = (values: readonly number[]): number =>
   [...values].sort((a, b) => a - b)[values.length >> 1] ?? NaN;
 
@@ -221,20 +247,20 @@ async function main(): Promise<void> {
   });
   const size = Number(values.size) * MiB;
   const folder = fs.mkdtempSync(path.join(values.dir, 'uvdo-kernel-'));
+  const work = fs.mkdtempSync(path.join(os.tmpdir(), 'uvdo-kernel-'));
   const taken = new Map<string, Taken[]>();
-  const add: Add = (side, job, one) => {
-    const key = `${side} ${job.name}`;
-    taken.set(key, [...(taken.get(key) ?? []), one]);
-  };
   try {
     for (let round = 0; round < Number(values.rounds); round++) {
       for (const side of SIDES) {
-        await (side.startsWith('dm-') ? inKernel : outside)(side, folder, size, add);
+        for (const [job, one] of await onSide(side, { folder, work }, size)) {
+          const key = `${side} ${job.name}`;
+          taken.set(key, [...(taken.get(key) ?? []), one]);
+        }
         process.stderr.write(`round ${round + 1}: ${side} done\n`);
       }
     }
   } finally {
-    fs.rmSync(folder, { recursive: true, force: true });
+    for (const made of [folder, work]) fs.rmSync(made, { recursive: true, force: true });
   }
   const of = (side: Side, job: Job, figure: (one: Taken) => number): number =>
     median((taken.get(`${side} ${job.name}`) ?? []).map(figure));
