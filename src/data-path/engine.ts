@@ -22,6 +22,8 @@ import { Ingest, type IngestSource } from './ingest.ts';
 import { Reader, type ReadRequest } from './read.ts';
 import { noSpace, Writer } from './write.ts';
 
+/** Blocks of a read job: its replies leave when it ends, and should be in the caches still. */
+const READ_JOB_BLOCKS = 256;
 /** Ticks of the commit timer after which a fragment has waited long enough. */
 const FRAGMENT_TICKS = 10;
 
@@ -83,7 +85,7 @@ export class Engine {
     return new Promise((resolve, reject) => {
       const request = { lbn, count, into, resolve, reject };
       const last = this.#jobs.at(-1);
-      if (last?.kind === 'read' && last.blocks + count <= this.#path.batchBlocks) {
+      if (last?.kind === 'read' && last.blocks + count <= READ_JOB_BLOCKS) {
         last.requests.push(request);
         last.blocks += count;
       } else this.#enqueue({ kind: 'read', requests: [request], blocks: count });
@@ -92,9 +94,7 @@ export class Engine {
 
   /** Reads a block at once, where no job would come before and nothing has to be waited for; false: it did not. */
   readNow(lbn: number, into: Uint8Array): boolean {
-    if (this.#isRunning || this.#jobs.length > 0 || !this.#reader.readNow(lbn, into)) return false;
-    this.#path.counters.readBlocks++;
-    return true;
+    return !this.#isRunning && this.#jobs.length === 0 && this.#reader.readNow(lbn, into);
   }
 
   /** Writes bytes at byte offset `offset`. Resolves when they are acknowledged. */

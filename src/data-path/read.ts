@@ -83,8 +83,13 @@ export class Reader {
    * promised, `read` is the way and tells what is wrong. For when no job runs.
    */
   readNow(lbn: number, into: Uint8Array): boolean {
+    const isRead = this.#readBlock(lbn, asBuffer(into));
+    if (isRead) this.#path.counters.readBlocks++;
+    return isRead;
+  }
+
+  #readBlock(lbn: number, target: Buffer): boolean {
     const { blockMap, packer, pool, storage } = this.#path;
-    const target = asBuffer(into);
     const page = Math.floor(lbn / BLOCK_MAP_ENTRIES_PER_PAGE);
     if (!blockMap.isResident(page)) return false;
     const fragment = packer.findLbn(lbn);
