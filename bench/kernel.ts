@@ -64,7 +64,7 @@ interface Folders {
   readonly work: string;
 }
 
-type Add = (side: Side, job: Job, taken: Taken) => unknown;
+type Add = (job: Job, taken: Taken) => unknown;
 
 /** The arguments of fio for a job: the measured range lies at the beginning, the one to warm up behind it. */
 function fioArguments(job: Job, size: number, isWarmUp: boolean): string[] {
@@ -179,7 +179,7 @@ async function inKernel(
     const session = statOf(pid).split(') ')[1]!.split(' ')[3]!;
     const now = cpuOfSession(session);
     if (what === 'BEGIN') before = now;
-    else add(side, JOBS[Number(number)]!, { cpu: now - before, ...ofTerse(rest!) });
+    else add(JOBS[Number(number)]!, { cpu: now - before, ...ofTerse(rest!) });
   });
   const [status] = (await ended) as [number];
   if (status !== 0) throw new Error(`${side}: the guest ended with ${status}`);
@@ -211,7 +211,7 @@ async function outside(side: Side, { folder }: Folders, size: number, add: Add):
     await fio(job, true);
     const before = cpuOf(statOf(server.pid!), false);
     const line = (await fio(job, false)).split('\n').find((one) => one.startsWith('3;'))!;
-    add(side, job, { cpu: cpuOf(statOf(server.pid!), false) - before, ...ofTerse(line) });
+    add(job, { cpu: cpuOf(statOf(server.pid!), false) - before, ...ofTerse(line) });
   }
   server.kill('SIGTERM');
   await ended;
@@ -224,7 +224,7 @@ async function onSide(side: Side, folders: Folders, size: number): Promise<Map<J
     const taken = new Map<Job, Taken>();
     try {
       const run = side.startsWith('dm-') ? inKernel : outside;
-      await run(side, folders, size, (_, job, one) => taken.set(job, one));
+      await run(side, folders, size, (job, one) => taken.set(job, one));
       return taken;
     } catch (error) {
       if (tries === 3) throw error;
