@@ -13,7 +13,12 @@
  * Implements docs/FORMAT.md §3.
  */
 import { assert } from '../base/assert.ts';
-import { BLOCK_MAP_ENTRIES_PER_PAGE, BLOCK_SIZE, UNCOMPRESSED } from '../base/constants.ts';
+import {
+  BLOCK_MAP_ENTRIES_PER_PAGE,
+  BLOCK_SIZE,
+  UNCOMPRESSED,
+  UNMAPPED,
+} from '../base/constants.ts';
 import { VdoError } from '../base/errors.ts';
 import {
   formatPage,
@@ -60,6 +65,12 @@ interface NewPage {
   /** The node, or null for a leaf. */
   readonly node: Node | null;
   readonly page: number;
+}
+
+/** Where a block lies; used again and again. */
+export interface Place {
+  pbn: number;
+  state: number;
 }
 
 export class BlockMap {
@@ -288,6 +299,19 @@ export class BlockMap {
 
   stateAt(frame: number, slot: number): number {
     return mappingState(this.#cache.memory, entryOffset(frame, slot));
+  }
+
+  /**
+   * Fills `place` with the mapping of `lbn`: unmapped where its page has no leaf (or was not loaded). False where
+   * it makes no sense.
+   */
+  locate(lbn: number, place: Place): boolean {
+    const page = Math.floor(lbn / BLOCK_MAP_ENTRIES_PER_PAGE);
+    const frame = this.find(page);
+    const slot = lbn - page * BLOCK_MAP_ENTRIES_PER_PAGE;
+    place.pbn = frame < 0 ? 0 : this.pbnAt(frame, slot);
+    place.state = frame < 0 ? UNMAPPED : this.stateAt(frame, slot);
+    return this.isValid(place.pbn, place.state);
   }
 
   /** Whether a mapping can be followed: zeros, or a data block in a fitting state. */

@@ -6,19 +6,22 @@
  *     pieces n + 1 … n + 5       read from the file and expanded into the arena      workers, and this thread
  *                                                                                    while it waits
  *
+ * - A piece that has more blocks than a batch of `Ingest` has rows is read as any other request.
  * - The volume is open for reading only: what a mapping says stays true while its block is read.
  * - What cannot be got this way is read again as any other request, which tells what is wrong.
  * - What is not in the page cache is better read by the storage, which has more reads under way than there are
  *   threads: a piece that came from a device sends the next ones there.
  */
-import { BLOCK_MAP_ENTRIES_PER_PAGE, BLOCK_SIZE } from '../base/constants.ts';
+import { BLOCK_SIZE } from '../base/constants.ts';
 import { CHECK_WORDS } from '../kernels/arena.ts';
+import type { Place } from '../block-map/block-map.ts';
+import type { ByteRange } from '../device/block-device.ts';
 import type { Extent } from '../storage/storage.ts';
 import type { BlockFile } from '../workers/fetch.ts';
 import type { Ahead } from '../workers/pool.ts';
 import { stepFrom } from './apply.ts';
 import type { DataPath } from './data-path.ts';
-import { INGEST_BATCHES, ingestRows } from './ingest.ts';
+import { AHEAD_BATCHES, aheadRow, aheadRows } from './ingest.ts';
 
 /** Pieces that the storage reads after one that was not in the page cache. */
 const COLD_PIECES = 16;
@@ -26,12 +29,6 @@ const COLD_PIECES = 16;
 const COLD_SHARE = 1 / 8;
 /** What the system counts them in. */
 const SECTOR_SIZE = 512;
-
-/** A range of bytes, no longer than `Extract.maxBytes`. */
-export interface Piece {
-  readonly offset: number;
-  readonly length: number;
-}
 
 /** What the engine does for it. */
 export interface ExtractLane {
@@ -41,13 +38,13 @@ export interface ExtractLane {
 }
 
 /** A piece whose rows, from `base` on, are being filled. */
-interface Fetched extends Piece {
+interface Fetched extends ByteRange {
   readonly base: number;
   readonly fetch: Ahead;
 }
 
 /** A piece in work: that, or one that is read as any other. */
-type Begun = Fetched | (Piece & { readonly bytes: Promise<Uint8Array> });
+type Begun = Fetched | (ByteRange & { readonly bytes: Promise<Uint8Array> });
 
 export class Extract {
   readonly #path: DataPath;
@@ -65,23 +62,23 @@ export class Extract {
     this.#path = path;
     this.#file = file;
     this.#lane = lane;
-    this.#rowsEach = ingestRows(path.batchBlocks) / INGEST_BATCHES;
+    this.#rowsEach = aheadRows(path.batchBlocks);
     this.#lbn = new Float64Array(this.#rowsEach);
   }
 
   /** The bytes of the pieces, in order; each is good until the next is asked for. Null while somebody does it already. */
-  run(pieces: AsyncIterable<Piece>): AsyncGenerator<Extent> | null {
+  run(pieces: AsyncIterable<ByteRange>): AsyncGenerator<Extent> | null {
     if (this.#isBusy) return null;
     this.#isBusy = true;
     return this.#run(pieces);
   }
 
-  async *#run(pieces: AsyncIterable<Piece>): AsyncGenerator<Extent> {
+  async *#run(pieces: AsyncIterable<ByteRange>): AsyncGenerator<Extent> {
     const begun: Begun[] = [];
     try {
       for await (const piece of pieces) {
         begun.push(await this.#begin(piece));
-        if (begun.length === INGEST_BATCHES) yield await this.#finish(begun.shift()!);
+        if (begun.length === AHEAD_BATCHES) yield await this.#finish(begun.shift()!);
       }
       while (begun.length > 0) yield await this.#finish(begun.shift()!);
     } finally {
@@ -92,10 +89,10 @@ export class Extract {
     }
   }
 
-  async #begin(piece: Piece): Promise<Begun> {
+  async #begin(piece: ByteRange): Promise<Begun> {
     const first = Math.floor(piece.offset / BLOCK_SIZE);
     const count = Math.ceil((piece.offset + piece.length) / BLOCK_SIZE) - first;
-    const base = 2 * this.#path.batchBlocks + (this.#pieces++ % INGEST_BATCHES) * this.#rowsEach;
+    const base = aheadRow(this.#path.batchBlocks, this.#pieces++);
     const isFit = count <= this.#rowsEach;
     if (
       isFit &&
@@ -146,17 +143,14 @@ export class Extract {
     const { arena, blockMap } = this.#path;
     const { checks } = arena;
     const lbn = this.#lbn;
+    const place: Place = { pbn: 0, state: 0 };
     for (let i = 0; i < count; i++) lbn[i] = first + i;
     for (let at = 0; at < count;) {
       const { end, pages } = stepFrom(this.#path, { lbn, count }, at);
       await blockMap.load(pages);
       for (; at < end; at++) {
-        const page = Math.floor(lbn[at]! / BLOCK_MAP_ENTRIES_PER_PAGE);
-        const slot = lbn[at]! - page * BLOCK_MAP_ENTRIES_PER_PAGE;
-        const frame = blockMap.find(page);
-        const pbn = frame < 0 ? 0 : blockMap.pbnAt(frame, slot);
-        const state = frame < 0 ? 0 : blockMap.stateAt(frame, slot);
-        if (!blockMap.isValid(pbn, state)) return false;
+        if (!blockMap.locate(lbn[at]!, place)) return false;
+        const { pbn, state } = place;
         const check = (base + at) * CHECK_WORDS;
         checks[check] = pbn | 0;
         checks[check + 1] = Math.floor(pbn / 2 ** 32);

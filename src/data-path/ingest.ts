@@ -21,17 +21,23 @@ import { NamedLocations, type DataPath } from './data-path.ts';
 import { copyName, NAME_WORDS } from './packer.ts';
 
 /** Batches in the arena at once, behind the engine's own: the one written and those in work. */
-export const INGEST_BATCHES = 6;
+export const AHEAD_BATCHES = 6;
 /** Those of them whose blocks are named. */
 const NAMED_BATCHES = 3;
 /** Blocks of a batch: its bytes, fragments and duplicates should not leave the caches too early. */
 const BATCH_BLOCKS = 1024;
 const READ_BLOCKS = 64;
 
-/** Rows of the arena that `ingest` needs, behind `2 · batchBlocks` others. */
-export function ingestRows(batchBlocks: number): number {
-  return INGEST_BATCHES * Math.min(BATCH_BLOCKS, batchBlocks);
+/** Rows of one of them. */
+export const aheadRows = (batchBlocks: number): number => Math.min(BATCH_BLOCKS, batchBlocks);
+
+/** First row of batch `n` of those that use the arena in turn. */
+export function aheadRow(batchBlocks: number, n: number): number {
+  return 2 * batchBlocks + (n % AHEAD_BATCHES) * aheadRows(batchBlocks);
 }
+
+/** Rows of the arena that they need, behind `2 · batchBlocks` others. */
+export const allAheadRows = (batchBlocks: number): number => AHEAD_BATCHES * aheadRows(batchBlocks);
 
 /** `blocks` whole blocks of the file `fd` from byte `offset` on, to be written from block `lbn` on. */
 export interface IngestSource {
@@ -74,11 +80,10 @@ export class Ingest {
   constructor(path: DataPath, lane: IngestLane) {
     this.#path = path;
     this.#lane = lane;
-    const blocks = Math.min(BATCH_BLOCKS, path.batchBlocks);
-    const first = 2 * path.batchBlocks;
+    const blocks = aheadRows(path.batchBlocks);
     this.#blocks = blocks;
-    this.#columns = Array.from({ length: INGEST_BATCHES }, (_, i) =>
-      makeColumns(path.arena, first + i * blocks, blocks),
+    this.#columns = Array.from({ length: AHEAD_BATCHES }, (_, n) =>
+      makeColumns(path.arena, aheadRow(path.batchBlocks, n), blocks),
     );
     this.#names = new NameTable(path.arena.names);
     this.#newRows = new Int32Array(blocks);
@@ -113,14 +118,14 @@ export class Ingest {
   /** Batch `n`, which is not empty, ready to be written. Begins what the arena has room for behind it. */
   async #next(line: Line, n: number): Promise<WriteBatch> {
     const { pool } = this.#path;
-    while (line.begun < Math.min(line.batches, n + INGEST_BATCHES)) {
-      const base = this.#columns[line.begun % INGEST_BATCHES]!.base;
+    while (line.begun < Math.min(line.batches, n + AHEAD_BATCHES)) {
+      const base = this.#columns[line.begun % AHEAD_BATCHES]!.base;
       line.reading.push(pool.readAhead(line.readsOf(line.begun, base)));
       line.begun++;
     }
     while (line.reading.length > 0 && line.namedEnd < n + NAMED_BATCHES) {
       line.shorten(await line.reading.shift()!.finish());
-      const batch = line.batch(this.#columns[line.namedEnd % INGEST_BATCHES]!);
+      const batch = line.batch(this.#columns[line.namedEnd % AHEAD_BATCHES]!);
       const isGuessing = this.#path.compression && batch.count > 0;
       const count = isGuessing ? this.#guess(batch, line.named) : 0;
       line.named.push({ batch, fragments: pool.compressAhead(this.#newRows, count) });

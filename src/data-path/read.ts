@@ -9,6 +9,7 @@ import {
   COMPRESSED_BASE,
   UNCOMPRESSED,
 } from '../base/constants.ts';
+import type { Place } from '../block-map/block-map.ts';
 import { VdoError } from '../base/errors.ts';
 import { NumberMap } from '../base/number-map.ts';
 import { CHECK_WORDS } from '../kernels/arena.ts';
@@ -29,6 +30,7 @@ export interface ReadRequest {
 
 export class Reader {
   readonly #path: DataPath;
+  readonly #place: Place = { pbn: 0, state: 0 };
   // One step's blocks: logical block, and where it goes.
   readonly #lbn: Float64Array;
   readonly #target: (Buffer | null)[];
@@ -90,18 +92,15 @@ export class Reader {
 
   #readBlock(lbn: number, target: Buffer): boolean {
     const { blockMap, packer, pool, storage } = this.#path;
-    const page = Math.floor(lbn / BLOCK_MAP_ENTRIES_PER_PAGE);
-    if (!blockMap.isResident(page)) return false;
+    // No job runs: a leaf that is in memory was read as a whole.
+    if (!blockMap.isResident(Math.floor(lbn / BLOCK_MAP_ENTRIES_PER_PAGE))) return false;
     const fragment = packer.findLbn(lbn);
     if (fragment >= 0) {
       packer.read(fragment, target, 0);
       return true;
     }
-    const frame = blockMap.find(page);
-    const slot = lbn - page * BLOCK_MAP_ENTRIES_PER_PAGE;
-    const pbn = blockMap.pbnAt(frame, slot);
-    const state = blockMap.stateAt(frame, slot);
-    if (!blockMap.isValid(pbn, state)) return false;
+    if (!blockMap.locate(lbn, this.#place)) return false;
+    const { pbn, state } = this.#place;
     if (pbn === 0) {
       target.fill(0);
       return true;
@@ -162,12 +161,9 @@ export class Reader {
         packer.read(fragment, target, at);
         continue;
       }
-      const page = Math.floor(lbn / BLOCK_MAP_ENTRIES_PER_PAGE);
-      const slot = lbn - page * BLOCK_MAP_ENTRIES_PER_PAGE;
-      const frame = blockMap.find(page);
-      const pbn = frame < 0 ? 0 : blockMap.pbnAt(frame, slot);
-      const state = frame < 0 ? 0 : blockMap.stateAt(frame, slot);
-      if (!blockMap.isValid(pbn, state)) throw badMapping(lbn, pbn, state);
+      const isValid = blockMap.locate(lbn, this.#place);
+      const { pbn, state } = this.#place;
+      if (!isValid) throw badMapping(lbn, pbn, state);
       if (pbn === 0) target.fill(0, at, at + BLOCK_SIZE);
       else if (state === UNCOMPRESSED) run.add(pbn, target, at);
       else {

@@ -16,7 +16,7 @@ import { Committer } from '../data-path/commit.ts';
 import { Counters, type DataPath } from '../data-path/data-path.ts';
 import { Engine } from '../data-path/engine.ts';
 import { Health } from '../data-path/health.ts';
-import { ingestRows } from '../data-path/ingest.ts';
+import { allAheadRows } from '../data-path/ingest.ts';
 import { Packer } from '../data-path/packer.ts';
 import {
   DIRTY,
@@ -323,7 +323,7 @@ async function assemble(
   const stepEntries = Math.max(1, Math.min(batchBlocks, Math.floor(committer.maxReservation / 4)));
   const stepPages = Math.max(1, Math.min(stepEntries, Math.floor(cachePages / 4)));
   const packerBins = Math.max(1, options.packerBins ?? DEFAULT_PACKER_BINS);
-  const arena = new Arena(2 * batchBlocks + ingestRows(batchBlocks), packerBins);
+  const arena = new Arena(2 * batchBlocks + allAheadRows(batchBlocks), packerBins);
   const index = readOnly
     ? createNullIndex()
     : await chosenIndex(options, { device, labels, path, health });

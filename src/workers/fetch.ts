@@ -28,6 +28,28 @@ const placeOf = new Int32Array(FETCH_ROWS);
 const pbnAt = (checks: Int32Array, at: number): number =>
   (checks[at]! >>> 0) + checks[at + 1]! * 2 ** 32;
 
+/**
+ * Reads `length` bytes of a file to byte `at` of `into`; returns how many came. What an error kept away is missing:
+ * who reads it again gets the error.
+ */
+export function readBytes(
+  fd: number,
+  into: Uint8Array,
+  at: number,
+  length: number,
+  offset: number,
+): number {
+  let done = 0;
+  try {
+    for (let moved = 1; done < length && moved > 0; done += moved) {
+      moved = readSync(fd, into, at + done, length - done, offset + done);
+    }
+  } catch {
+    // Told by the count.
+  }
+  return done;
+}
+
 /** Whether `count` blocks from `pbn` on were read to block `row` of `into`. */
 function readBlocks(
   into: Uint8Array,
@@ -37,16 +59,7 @@ function readBlocks(
   count: number,
 ): boolean {
   const length = count * BLOCK_SIZE;
-  let done = 0;
-  try {
-    for (let moved = 1; done < length && moved > 0; done += moved) {
-      const from = offset + pbn * BLOCK_SIZE + done;
-      moved = readSync(fd, into, row * BLOCK_SIZE + done, length - done, from);
-    }
-  } catch {
-    // Who reads the block again gets the error.
-  }
-  return done === length;
+  return readBytes(fd, into, row * BLOCK_SIZE, length, offset + pbn * BLOCK_SIZE) === length;
 }
 
 /** Fills rows `first` … `end` − 1, `FETCH_ROWS` at most, as their checks say. */

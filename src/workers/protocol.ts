@@ -11,11 +11,10 @@
  * - A worker sets its `busy` word before it takes a task and clears it when it finds none: what is left
  *   of a job while there is no task to take and nobody busy has been lost with a worker.
  */
-import { readSync } from 'node:fs';
 import { BLOCK_SIZE, COMPRESSED_BASE, RECORD_NAME_SIZE, UNCOMPRESSED } from '../base/constants.ts';
 import { CHECK_WORDS, TASK_WORDS, TASKS, type Arena } from '../kernels/arena.ts';
 import type { Kernels } from '../kernels/kernels.ts';
-import { fetchRows, type BlockFile } from './fetch.ts';
+import { fetchRows, readBytes, type BlockFile } from './fetch.ts';
 
 /** Places in the control words, 16 apart: each in a cache line of its own. */
 export const BELL = 0;
@@ -184,14 +183,7 @@ function readRows({ arena, kernels, thread }: Share, at: number): void {
   const rows = Math.ceil(length / BLOCK_SIZE);
   if (fd < 0) return kernels.hash(row, row + rows);
   const first = staging < 0 ? row : staging + thread * STAGING_ROWS;
-  let done = 0;
-  try {
-    for (let moved = 1; done < length && moved > 0; done += moved) {
-      moved = readSync(fd, blocks, first * BLOCK_SIZE + done, length - done, offset + done);
-    }
-  } catch {
-    // Told by the count.
-  }
+  const done = readBytes(fd, blocks, first * BLOCK_SIZE, length, offset);
   tasks[at + LENGTH] = done;
   blocks.fill(0, first * BLOCK_SIZE + done, (first + rows) * BLOCK_SIZE);
   kernels.hash(first, first + rows);

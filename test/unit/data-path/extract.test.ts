@@ -1,5 +1,6 @@
 /** Ranges read ahead: the same bytes as reads give, in any pieces; and no other errors. */
 import {
+  closeSync,
   existsSync,
   mkdtempSync,
   openSync,
@@ -137,6 +138,7 @@ describe.skipIf(!built)('of a damaged volume', () => {
         const garbage = Buffer.alloc(BLOCK_SIZE, 0xff);
         for (let block = 70; block < 1070; block++)
           writeSync(fd, garbage, 0, BLOCK_SIZE, block * BLOCK_SIZE);
+        closeSync(fd);
       }
       const failure = async (run: () => Promise<unknown>): Promise<string> => {
         try {

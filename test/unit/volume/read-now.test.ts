@@ -15,9 +15,9 @@ import type { Volume } from '../../../src/volume/volume.ts';
 
 const BLOCKS = 600;
 
-async function freshVolume(open = {}): Promise<{ volume: Volume; storage: MemoryStorage }> {
+async function freshVolume(): Promise<{ volume: Volume; storage: MemoryStorage }> {
   const { below } = await tinyStorage();
-  return { volume: await openVolumeOn(below, { ...QUIET, ...open }), storage: below };
+  return { volume: await openVolumeOn(below, QUIET), storage: below };
 }
 
 const block = (volume: Volume, lbn: number): Uint8Array | null => {
