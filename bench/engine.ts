@@ -23,6 +23,7 @@ import { formatVolume } from '../src/volume/format.ts';
 import { openVolume, type OpenOptions } from '../src/volume/open.ts';
 import type { Volume } from '../src/volume/volume.ts';
 import { BlockPool, compressibleFill, POOL_MIB, Random, randomFill, textFill } from './data.ts';
+import { inLanes } from './lanes.ts';
 import type { ProfiledRun } from './profile.ts';
 import { percentile, type Row } from './table.ts';
 
@@ -51,15 +52,11 @@ async function run(
   const latencies = new Float64Array(count);
   const cpu = process.cpuUsage();
   const start = performance.now();
-  let next = 0;
-  const worker = async (): Promise<void> => {
-    for (let i = next++; i < count; i = next++) {
-      const begin = performance.now();
-      await operation(i);
-      latencies[i] = (performance.now() - begin) * 1000;
-    }
-  };
-  await Promise.all(Array.from({ length: depth }, worker));
+  await inLanes(count, depth, async (i) => {
+    const begin = performance.now();
+    await operation(i);
+    latencies[i] = (performance.now() - begin) * 1000;
+  });
   await last?.();
   const seconds = (performance.now() - start) / 1000;
   const { user, system } = process.cpuUsage(cpu);
@@ -265,14 +262,7 @@ export function runsToProfile(options: Pick<EngineOptions, 'bytes' | 'directory'
         { workers: 0 },
       ),
     write: async (volume) => {
-      const count = bytes / MiB;
-      let next = 0;
-      const writer = async (): Promise<void> => {
-        for (let i = next++; i < count; i = next++) {
-          await volume.write(i * MiB, pool.take(i, step));
-        }
-      };
-      await Promise.all(Array.from({ length: WRITE_DEPTH }, writer));
+      await inLanes(bytes / MiB, WRITE_DEPTH, (i) => volume.write(i * MiB, pool.take(i, step)));
       await volume.flush();
     },
   });

@@ -18,6 +18,7 @@ import { formatVolume } from '../src/volume/format.ts';
 import { openVolume } from '../src/volume/open.ts';
 import type { Volume } from '../src/volume/volume.ts';
 import { compressibleFill, Random } from './data.ts';
+import { inLanes } from './lanes.ts';
 import { machine, plainTable, writeBetweenMarks } from './table.ts';
 
 interface Size {
@@ -52,12 +53,7 @@ function leafAt(size: Size, i: number): number {
 /** Runs `count` requests, some at once; returns CPU µs of each. */
 async function timed(count: number, request: (i: number) => Promise<unknown>, flush?: Volume) {
   const before = process.cpuUsage();
-  let next = 0;
-  await Promise.all(
-    Array.from({ length: DEPTH }, async () => {
-      while (next < count) await request(next++);
-    }),
-  );
+  await inLanes(count, DEPTH, request);
   await flush?.flush();
   const { user, system } = process.cpuUsage(before);
   return (user + system) / count;

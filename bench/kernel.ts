@@ -9,7 +9,7 @@
  * Every job does the same number of bytes on all four, behind a pass over another range that does not count.
  * CPU is that of all processes of User Mode Linux (fio too: it is in both of its terms), and of the server alone.
  */
-import { execFile, spawn, type ChildProcess } from 'node:child_process';
+import { execFile, spawn, spawnSync, type ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
 import * as fs from 'node:fs';
 import * as os from 'node:os';
@@ -17,7 +17,8 @@ import * as path from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs, promisify } from 'node:util';
 import { BLOCK_SIZE, MiB } from '../src/base/constants.ts';
-import { machine, plainTable, writeBetweenMarks } from './table.ts';
+import { DUPLICATE, UNIQUE } from './fio.ts';
+import { machine, median, plainTable, writeBetweenMarks } from './table.ts';
 
 const run = promisify(execFile);
 const here = (name: string): string => fileURLToPath(new URL(name, import.meta.url));
@@ -36,9 +37,6 @@ interface Job {
   /** Which part of `--size` it moves. */
   readonly share: number;
 }
-
-const UNIQUE = ['--refill_buffers', '--buffer_compress_percentage=50', '--buffer_compress_chunk=4k']; // prettier-ignore
-const DUPLICATE = ['--dedupe_percentage=97', '--dedupe_mode=working_set', '--dedupe_working_set_percentage=2']; // prettier-ignore
 
 const JOBS: readonly Job[] = [
   { name: 'write 1 MiB, unique 2:1', goal: 0.5, share: 1, fio: ['--rw=write', '--bs=1m', '--iodepth=4', ...UNIQUE] }, // prettier-ignore
@@ -233,8 +231,17 @@ async function onSide(side: Side, folders: Folders, size: number): Promise<Map<J
   }
 }
 
-const median = (values: readonly number[]): number =>
-  [...values].sort((a, b) => a - b)[values.length >> 1] ?? NaN;
+/** What has to be there before anything can be measured, or null. */
+function whatIsMissing(): string | null {
+  for (const command of ['fio', 'taskset']) {
+    if (spawnSync('bash', ['-c', `command -v ${command}`]).status !== 0) {
+      return `${command} is not installed`;
+    }
+  }
+  const cache = process.env['UVDO_LAB_CACHE'] ?? path.join(os.homedir(), '.cache/uvdo-lab');
+  if (fs.existsSync(path.join(cache, 'uml/linux'))) return null;
+  return 'there is no User Mode Linux yet: test/interop/lab/uml-setup, as root, builds it in some minutes';
+}
 
 async function main(): Promise<void> {
   const { values } = parseArgs({
@@ -245,6 +252,12 @@ async function main(): Promise<void> {
       write: { type: 'boolean', default: false },
     },
   });
+  const missing = whatIsMissing();
+  if (missing !== null) {
+    console.error(`bench:kernel: ${missing}`);
+    process.exitCode = 1;
+    return;
+  }
   const size = Number(values.size) * MiB;
   const folder = fs.mkdtempSync(path.join(values.dir, 'uvdo-kernel-'));
   const work = fs.mkdtempSync(path.join(os.tmpdir(), 'uvdo-kernel-'));

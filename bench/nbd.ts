@@ -13,7 +13,8 @@ import { cpus, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs, promisify } from 'node:util';
-import { plainTable } from './table.ts';
+import { DUPLICATE, UNIQUE } from './fio.ts';
+import { median, plainTable } from './table.ts';
 
 const run = promisify(execFile);
 const UVDO = fileURLToPath(new URL('../tools/vdo.js', import.meta.url));
@@ -89,9 +90,6 @@ interface Job {
   /** `read`: of an image full of noise; `packed`, `unique`, `write`: on one full of what compresses. */
   readonly kind: 'read' | 'packed' | 'unique' | 'write';
 }
-
-const UNIQUE = ['--refill_buffers', '--buffer_compress_percentage=50', '--buffer_compress_chunk=4k']; // prettier-ignore
-const DUPLICATE = ['--dedupe_percentage=97', '--dedupe_mode=working_set', '--dedupe_working_set_percentage=2']; // prettier-ignore
 
 const JOBS: readonly Job[] = [
   { name: 'read 4K random, depth 32', unit: 'k/s', metric: 'iops', kind: 'read', fio: ['--rw=randread', '--bs=4k', '--iodepth=32'] }, // prettier-ignore
@@ -187,9 +185,6 @@ async function measure(
 }
 
 const COPY = 'nbdcopy to null';
-
-const median = (values: readonly number[]): number =>
-  [...values].sort((a, b) => a - b)[Math.floor(values.length / 2)] ?? NaN;
 
 async function main(): Promise<void> {
   const { values } = parseArgs({

@@ -16,7 +16,7 @@ import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import { MiB } from '../src/base/constants.ts';
 import { compressibleFill, programFill, Random, randomFill, textFill } from './data.ts';
-import { machine, plainTable, writeBetweenMarks } from './table.ts';
+import { machine, median, plainTable, writeBetweenMarks } from './table.ts';
 
 const STAND_IN_BYTES = 96 * MiB;
 const PIECE = 256 * 1024;
@@ -95,13 +95,10 @@ function timed(line: string, work: string): Taken {
   return { seconds: Number(real), cpu: Number(user) + Number(system) };
 }
 
-function median(taken: readonly Taken[]): Taken {
-  const middle = (values: number[]): number => values.sort((a, b) => a - b)[values.length >> 1]!;
-  return {
-    seconds: middle(taken.map(({ seconds }) => seconds)),
-    cpu: middle(taken.map(({ cpu }) => cpu)),
-  };
-}
+const medianOf = (taken: readonly Taken[]): Taken => ({
+  seconds: median(taken.map(({ seconds }) => seconds)),
+  cpu: median(taken.map(({ cpu }) => cpu)),
+});
 
 /** Two images that share much, in pieces of programs, text, half noise, noise and zeros. */
 function standIns(work: string): string[] {
@@ -158,8 +155,8 @@ function measure(images: readonly string[], runs: number, work: string): string 
     const size = Number(
       execFileSync('bash', ['-c', `du -sB1 ${store} | cut -f1`], { encoding: 'utf8' }),
     );
-    const [ingest, restore] = [median(ingests[i]!), median(restores[i]!)];
-    const [first, back] = [median(ingests[0]!), median(restores[0]!)];
+    const [ingest, restore] = [medianOf(ingests[i]!), medianOf(restores[i]!)];
+    const [first, back] = [medianOf(ingests[0]!), medianOf(restores[0]!)];
     return [
       name,
       ingest.seconds.toFixed(2),

@@ -22,6 +22,7 @@ import { formatVolume } from '../src/volume/format.ts';
 import { openVolume } from '../src/volume/open.ts';
 import type { Volume } from '../src/volume/volume.ts';
 import { BlockPool, compressibleFill, Random } from './data.ts';
+import { inLanes } from './lanes.ts';
 import { machine, plainTable, writeBetweenMarks } from './table.ts';
 
 /** Logical bytes that are written over and over; the volume is twice as large. */
@@ -47,26 +48,14 @@ interface Sample {
   readonly collecting: number;
 }
 
-async function each(
-  count: number,
-  depth: number,
-  task: (i: number, lane: number) => Promise<unknown>,
-): Promise<void> {
-  let next = 0;
-  const run = async (_: unknown, lane: number): Promise<void> => {
-    while (next < count) await task(next++, lane);
-  };
-  await Promise.all(Array.from({ length: depth }, run));
-}
-
 /** One round of work; returns how many blocks it moved. */
 async function round(volume: Volume, pool: BlockPool, random: Random, n: number): Promise<number> {
   const at = (n * LARGE * MiB) % RANGE;
   const anyBlock = (): number => random.below(RANGE / BLOCK_SIZE) * BLOCK_SIZE;
-  await each(LARGE, 16, (i) => volume.write(at + i * MiB, pool.take(i, 2)));
-  await each(SMALL, DEPTH, (i) => volume.write(anyBlock(), pool.takeBlock(i)));
-  await each(SMALL, DEPTH, (_, lane) => volume.read(anyBlock(), BLOCK_SIZE, small[lane]));
-  await each(LARGE, 1, (i) => volume.read(at + i * MiB, MiB, large));
+  await inLanes(LARGE, 16, (i) => volume.write(at + i * MiB, pool.take(i, 2)));
+  await inLanes(SMALL, DEPTH, (i) => volume.write(anyBlock(), pool.takeBlock(i)));
+  await inLanes(SMALL, DEPTH, (_, lane) => volume.read(anyBlock(), BLOCK_SIZE, small[lane]));
+  await inLanes(LARGE, 1, (i) => volume.read(at + i * MiB, MiB, large));
   await volume.discard(anyBlock() & -MiB & (RANGE - 1), 8 * MiB);
   await volume.flush();
   return (2 * LARGE * MiB) / BLOCK_SIZE + 2 * SMALL;

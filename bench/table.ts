@@ -61,6 +61,9 @@ export function percentile(sorted: Float64Array, share: number): number {
   return sorted[Math.min(sorted.length - 1, Math.floor(sorted.length * share))] ?? NaN;
 }
 
+export const median = (values: readonly number[]): number =>
+  [...values].sort((a, b) => a - b)[values.length >> 1] ?? NaN;
+
 /** One line: commit, processor, cores, memory, Node. */
 export function machine(): string {
   const memory = Math.round(totalmem() / 2 ** 30);
