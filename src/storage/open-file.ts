@@ -36,7 +36,10 @@ export function wrapError(verb: string, path: string, error: unknown, offset?: n
   if (error instanceof VdoError) return error;
   const errno =
     error instanceof Error && 'code' in error && typeof error.code === 'string' ? error.code : '';
-  const reason = REASON_OF_ERRNO[errno] ?? (error instanceof Error ? error.message : String(error));
+  const isFolderMissing = errno === 'ENOENT' && !fs.existsSync(dirname(path));
+  const reason = isFolderMissing
+    ? `there is no folder ${dirname(path)}`
+    : (REASON_OF_ERRNO[errno] ?? (error instanceof Error ? error.message : String(error)));
   const at = offset === undefined ? '' : ` at byte ${offset}`;
   const where: Where = offset === undefined ? { path } : { path, offset };
   const message = `cannot ${verb} ${path}${at}: ${reason}`;

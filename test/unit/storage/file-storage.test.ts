@@ -60,6 +60,9 @@ describe('openFileStorage', () => {
       message: `cannot open ${path}: there is no such file`,
       where: { path },
     });
+    await expect(openFileStorage(join(path, 'x'), { create: true })).rejects.toMatchObject({
+      message: `cannot open ${join(path, 'x')}: there is no folder ${path}`,
+    });
     expect(await codeOf(openFileStorage(directory, { readOnly: true }))).toBe('InvalidArgument');
     expect(await codeOf(openFileStorage('/dev/null'))).toBe('InvalidArgument');
     expect(await codeOf(openFileStorage(path, { create: true, size: -1 }))).toBe('InvalidArgument');
