@@ -180,12 +180,19 @@ async function compare(
   return dump;
 }
 
-/** One crash of the kernel, recovered twice; how many flushes it had reported. */
+/** What crashes of the kernel had reported and left. */
+interface Crashed {
+  readonly flushes: number;
+  /** How many of the volumes held something afterwards. */
+  readonly held: number;
+}
+
+/** One crash of the kernel, recovered twice. */
 async function round(
   seed: number,
   how: Configuration,
   { power = false, early = false },
-): Promise<number> {
+): Promise<Crashed> {
   const where = `${how.name}, seed ${seed}${power ? ', power lost' : ''}`;
   return withFolder(async (folder) => {
     const path = join(folder, 'volume.vdo');
@@ -193,30 +200,41 @@ async function round(
     const crashed = await crash(path, folder, seed, how, { power, early });
     const dump = await compare(path, folder, where, how.env);
     expect(crashed.allowed.settle(dump), where).toEqual([]);
-    return crashed.flushes;
+    const isEmpty = dump.equals(Buffer.alloc(dump.length));
+    return { flushes: crashed.flushes, held: isEmpty ? 0 : 1 };
   });
+}
+
+/** `count` of them, of all configurations in turn. */
+async function rounds(count: number, { power = false }): Promise<Crashed> {
+  let flushes = 0;
+  let held = 0;
+  for (let i = 0; i < count; i++) {
+    const crashed = await round(SEED + i, CONFIGURATIONS[i % CONFIGURATIONS.length]!, { power });
+    flushes += crashed.flushes;
+    held += crashed.held;
+  }
+  return { flushes, held };
 }
 
 describe.skipIf(skip)(`uvdo recovers what the kernel crashed on${note}`, () => {
   it('as the kernel itself does, whatever it was doing', async () => {
-    let flushes = 0;
-    for (let i = 0; i < ROUNDS; i++) {
-      flushes += await round(SEED + i, CONFIGURATIONS[i % CONFIGURATIONS.length]!, {});
-    }
+    const { flushes, held } = await rounds(ROUNDS, {});
+    // This one may well leave nothing at all.
     await round(SEED + ROUNDS, CONFIGURATIONS[SEED % CONFIGURATIONS.length]!, { early: true });
-    if (process.env['UVDO_CRASH_VERBOSE'] !== undefined) console.error(SEED, { ROUNDS, flushes });
+    if (process.env['UVDO_CRASH_VERBOSE'] !== undefined)
+      console.error(SEED, { ROUNDS, flushes, held });
     expect(flushes).toBeGreaterThanOrEqual(ROUNDS);
+    expect(held).toBeGreaterThan(0);
   });
 
   it.skipIf(available().qemu !== true)('as it does when the power went away below it', async () => {
-    let flushes = 0;
-    for (let i = 0; i < POWER_ROUNDS; i++) {
-      flushes += await round(SEED + i, CONFIGURATIONS[i % CONFIGURATIONS.length]!, { power: true });
-    }
+    const { flushes, held } = await rounds(POWER_ROUNDS, { power: true });
     if (process.env['UVDO_CRASH_VERBOSE'] !== undefined) {
-      console.error(SEED, { POWER_ROUNDS, flushes });
+      console.error(SEED, { POWER_ROUNDS, flushes, held });
     }
     expect(flushes).toBeGreaterThan(0);
+    expect(held).toBeGreaterThan(0);
   });
 
   it.each(['dirty', 'dirty-unsynced'] as const)('the reference volume %s', async (name) => {
