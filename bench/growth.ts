@@ -2,9 +2,10 @@
  * What the size of a volume costs: `npm run bench:growth -- [--dir DIRECTORY] [--write]`.
  *
  * The same work on volumes of 1 GiB, 100 GiB and 10 TiB: their block maps are filled first, by a block of zeros
- * in each of up to 131,072 leaf pages spread over all of it (four times what the cache holds). Then 1 MiB
- * writes at random places, 4 KiB writes and reads at random in those leaves, opening after a clean stop, and
- * opening after the process was killed, which recovers. CPU of the whole process for each 4 KiB; files are sparse.
+ * in each of up to 131,072 leaf pages spread over all of it (four times what the cache holds). Then 4 KiB
+ * writes and reads at random in as many of those leaves as 1 GiB has, which the cache holds, and in all of
+ * them, which it does not; 1 MiB writes at random places; opening after a clean stop, and opening after the
+ * process was killed, which recovers. CPU of the whole process for each 4 KiB; files are sparse.
  */
 import { fork } from 'node:child_process';
 import { once } from 'node:events';
@@ -42,12 +43,21 @@ const CRASH_WRITES = 20_000;
 const LEAF_BYTES = BLOCK_MAP_ENTRIES_PER_PAGE * BLOCK_SIZE;
 
 const leavesOf = ({ logical }: Size): number => Math.floor(logical / LEAF_BYTES);
+/** Leaves that the cache holds, of whatever volume. */
+const FEW_LEAVES = leavesOf(SIZES[0]!);
 const filledOf = (size: Size): number => Math.min(LEAVES, leavesOf(size));
 
 /** Byte at which leaf `i` of those that were filled begins; they are numbered round and round. */
 function leafAt(size: Size, i: number): number {
   const filled = filledOf(size);
   return Math.floor((i % filled) * (leavesOf(size) / filled)) * LEAF_BYTES;
+}
+
+/** A random block in `leaves` of the leaves that were filled, which lie as far apart as they can. */
+function placeIn(size: Size, leaves: number, random: Random): number {
+  const filled = filledOf(size);
+  const leaf = Math.floor((random.below(leaves) % filled) * Math.max(1, filled / leaves));
+  return leafAt(size, leaf) + random.below(BLOCK_MAP_ENTRIES_PER_PAGE - 1) * BLOCK_SIZE;
 }
 
 /** Runs `count` requests, some at once; returns CPU µs of each. */
@@ -71,8 +81,7 @@ function blockOf(seed: number): Buffer {
 async function smallWrites(
   volume: Volume,
   size: Size,
-  count: number,
-  seed: number,
+  { count, seed, leaves }: { count: number; seed: number; leaves: number },
 ): Promise<number> {
   const random = new Random(seed);
   const blocks = Array.from({ length: 256 }, (_, i) => blockOf(seed + i));
@@ -82,13 +91,22 @@ async function smallWrites(
       const block = blocks[i % blocks.length]!;
       block.writeUInt32LE(i, 64);
       block.writeUInt32LE(seed, 2048);
-      const at =
-        leafAt(size, random.below(LEAVES)) +
-        random.below(BLOCK_MAP_ENTRIES_PER_PAGE - 1) * BLOCK_SIZE;
-      return volume.write(at, block);
+      return volume.write(placeIn(size, leaves, random), block);
     },
     volume,
   );
+}
+
+/** CPU µs of a small write and of a small read, in `leaves` of the leaves. */
+async function smallRequests(volume: Volume, size: Size, leaves: number): Promise<number[]> {
+  const seed = 1000 + leaves;
+  const perWrite = await smallWrites(volume, size, { count: SMALL_REQUESTS, seed, leaves });
+  const into = Array.from({ length: DEPTH }, () => Buffer.alloc(BLOCK_SIZE));
+  const random = new Random(seed);
+  const perRead = await timed(SMALL_REQUESTS, (i) =>
+    volume.read(placeIn(size, leaves, random), BLOCK_SIZE, into[i % DEPTH]!),
+  );
+  return [perWrite, perRead];
 }
 
 async function measure(size: Size, folder: string): Promise<(string | number)[]> {
@@ -113,14 +131,8 @@ async function measure(size: Size, folder: string): Promise<(string | number)[]>
     },
     volume,
   );
-  const perWrite = await smallWrites(volume, size, SMALL_REQUESTS, 1000);
-  const into = Array.from({ length: DEPTH }, () => Buffer.alloc(BLOCK_SIZE));
-  const reads = new Random(1000);
-  const perRead = await timed(SMALL_REQUESTS, (i) => {
-    const at =
-      leafAt(size, reads.below(LEAVES)) + reads.below(BLOCK_MAP_ENTRIES_PER_PAGE - 1) * BLOCK_SIZE;
-    return volume.read(at, BLOCK_SIZE, into[i % DEPTH]!);
-  });
+  const few = await smallRequests(volume, size, FEW_LEAVES);
+  const all = await smallRequests(volume, size, LEAVES);
   await volume.close();
 
   const clean = await timeToOpen(file);
@@ -131,8 +143,8 @@ async function measure(size: Size, folder: string): Promise<(string | number)[]>
   return [
     size.name,
     (perLarge / 256).toFixed(1),
-    perWrite.toFixed(1),
-    perRead.toFixed(1),
+    ...few.map((cpu) => cpu.toFixed(1)),
+    ...all.map((cpu) => cpu.toFixed(1)),
     clean.toFixed(0),
     crashed.toFixed(0),
     megabytes.toFixed(0),
@@ -161,9 +173,9 @@ async function crash(file: string, { name }: Size): Promise<void> {
 async function beVictim(file: string, name: string): Promise<never> {
   const size = SIZES.find((one) => one.name === name)!;
   const volume = await open(file);
-  await smallWrites(volume, size, CRASH_WRITES, 5000);
+  await smallWrites(volume, size, { count: CRASH_WRITES, seed: 5000, leaves: LEAVES });
   process.send!('written');
-  for (;;) await smallWrites(volume, size, DEPTH, 9000);
+  for (;;) await smallWrites(volume, size, { count: DEPTH, seed: 9000, leaves: LEAVES });
 }
 
 const { values } = parseArgs({
@@ -181,7 +193,8 @@ try {
   await measure(SIZES[0]!, folder);
   const rows = [];
   for (const size of SIZES) rows.push(await measure(size, folder));
-  const heads = ['logical size', 'CPU µs, 1 MiB write', '4 KiB write', '4 KiB read'];
+  const heads = ['logical size', 'CPU µs, 1 MiB write'];
+  heads.push(`4 KiB write in ${FEW_LEAVES} leaves`, 'read', 'write in all', 'read in all');
   heads.push('ms to open', 'after a kill', 'MiB on disk');
   const text = `${machine()}\n\n${plainTable(heads, rows)}`;
   console.log(text);
