@@ -47,16 +47,16 @@ const leavesOf = ({ logical }: Size): number => Math.floor(logical / LEAF_BYTES)
 const FEW_LEAVES = leavesOf(SIZES[0]!);
 const filledOf = (size: Size): number => Math.min(LEAVES, leavesOf(size));
 
-/** Byte at which leaf `i` of those that were filled begins; they are numbered round and round. */
+/** Byte at which leaf `i` of those that were filled begins. */
 function leafAt(size: Size, i: number): number {
-  const filled = filledOf(size);
-  return Math.floor((i % filled) * (leavesOf(size) / filled)) * LEAF_BYTES;
+  return Math.floor(i * (leavesOf(size) / filledOf(size))) * LEAF_BYTES;
 }
 
-/** A random block in `leaves` of the leaves that were filled, which lie as far apart as they can. */
+/** A random block in up to `leaves` of the leaves that were filled, which lie as far apart as they can. */
 function placeIn(size: Size, leaves: number, random: Random): number {
   const filled = filledOf(size);
-  const leaf = Math.floor((random.below(leaves) % filled) * Math.max(1, filled / leaves));
+  const used = Math.min(leaves, filled);
+  const leaf = Math.floor(random.below(used) * (filled / used));
   return leafAt(size, leaf) + random.below(BLOCK_MAP_ENTRIES_PER_PAGE - 1) * BLOCK_SIZE;
 }
 
@@ -126,7 +126,7 @@ async function measure(size: Size, folder: string): Promise<(string | number)[]>
     async (i) => {
       const own = Buffer.from(large);
       for (let at = 0; at < MiB; at += BLOCK_SIZE) own.writeUInt32LE(i, at + 64);
-      const at = leafAt(size, random.below(LEAVES));
+      const at = leafAt(size, random.below(filledOf(size)));
       await volume.write(Math.min(at, size.logical - MiB), own);
     },
     volume,
